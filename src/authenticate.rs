@@ -1,0 +1,365 @@
+//! Who is calling? From the bearer token to a grant and its credential.
+//!
+//! 1. The token's tag is checked by the keyring alone: what we did not issue is
+//!    refused without the store.
+//! 2. A grant that was read within the staleness bound, and a token that was
+//!    verified against it, are served from memory: no I/O, no allocation.
+//! 3. Otherwise the grant and its credential are read, one row each. A store
+//!    that cannot answer is a 503, never a 401.
+//! 4. Then the route's own demands: provider, resource (RFC 8707), scope.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use quick_cache::sync::Cache;
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use crate::credential;
+use crate::credential::Cell;
+use crate::credential::Snapshot;
+use crate::error::RefreshError;
+use crate::error::RefreshErrorKind;
+use crate::refresh;
+use crate::refresh::Want;
+use crate::regrant::Core;
+use crate::rejection::Rejection;
+use crate::route::Route;
+use crate::store::Grant;
+use crate::store::StoreErrorKind;
+use crate::token;
+use crate::token::AccessClaims;
+use crate::token::CredentialId;
+use crate::token::GrantId;
+
+/// A request that may go on, and what to send upstream.
+pub(crate) struct Authenticated {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) snapshot: Arc<Snapshot>,
+}
+
+/// What memory knows of a request.
+pub(crate) enum Cached {
+    /// Everything.
+    Ready(Authenticated),
+    /// Not enough: ask the store or the provider.
+    Pending(Pending),
+}
+
+/// A token of ours that needs the store or the provider.
+pub(crate) struct Pending {
+    claims: AccessClaims,
+    digest: [u8; 32],
+    /// The grant, if only its credential is wanting.
+    entry: Option<Arc<Entry>>,
+}
+
+/// Answers from memory, or says what to ask.
+pub(crate) fn from_memory(
+    core: &Core,
+    route: &Route,
+    headers: &HeaderMap,
+) -> Result<Cached, Rejection> {
+    let token = bearer(headers)?;
+    let id = token::access_grant_id(token).ok_or(Rejection::InvalidToken)?;
+    let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+    let now = core.clock.now();
+
+    let known = core
+        .cache
+        .grants
+        .get(&id)
+        .filter(|entry| entry.is_current(core, now) && entry.has_verified(&digest, now));
+    if let Some(entry) = known {
+        route.admits(&entry.grant)?;
+        let snapshot = entry.cell.current();
+        if snapshot.is_usable(now) {
+            return Ok(Cached::Ready(Authenticated { entry, snapshot }));
+        }
+        let claims = AccessClaims::verify(token, &core.keyring).ok_or(Rejection::InvalidToken)?;
+        return Ok(Cached::Pending(Pending {
+            claims,
+            digest,
+            entry: Some(entry),
+        }));
+    }
+
+    let claims = AccessClaims::verify(token, &core.keyring).ok_or(Rejection::InvalidToken)?;
+    if claims.expires_at() + core.lifetimes.leeway <= now {
+        return Err(Rejection::InvalidToken);
+    }
+    Ok(Cached::Pending(Pending {
+        claims,
+        digest,
+        entry: None,
+    }))
+}
+
+/// Asks the store, and the provider if the credential has expired.
+///
+/// Cancellation: nothing is lost; a refresh under way is not ours to cancel.
+pub(crate) async fn resolve(
+    core: &Arc<Core>,
+    route: &Route,
+    pending: Pending,
+) -> Result<Authenticated, Rejection> {
+    let entry = match pending.entry {
+        Some(entry) => entry,
+        None => read(core, &pending.claims, pending.digest).await?,
+    };
+    route.admits(&entry.grant)?;
+
+    let mut snapshot = entry.cell.current();
+    if !snapshot.is_usable(core.clock.now()) {
+        snapshot =
+            refresh::refreshed(core, &entry.cell, &entry.grant.provider, Want::Usable).await?;
+    }
+    Ok(Authenticated { entry, snapshot })
+}
+
+async fn read(
+    core: &Arc<Core>,
+    claims: &AccessClaims,
+    digest: [u8; 32],
+) -> Result<Arc<Entry>, Rejection> {
+    let revocations = core.cache.revocations.load(Ordering::Acquire);
+    let now = core.clock.now();
+    let grant = core
+        .store
+        .grant(claims.id)
+        .await
+        .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?
+        .ok_or(Rejection::InvalidToken)?;
+    let is_good = grant.revoked.is_none()
+        && claims.generation <= grant.generation
+        && now < grant.created_at + core.lifetimes.refresh_absolute
+        && claims.is_of(&grant.salt, &core.keyring)
+        && !grant.revoked_access.contains(&claims.revocation_entry());
+    if !is_good {
+        return Err(Rejection::InvalidToken);
+    }
+    if claims.generation == grant.generation && claims.generation > 0 && !grant.acknowledged {
+        acknowledge(core, &grant);
+    }
+    let (cell, _snapshot) = read_credential(core, grant.credential_id).await?;
+
+    let known = core.cache.grants.get(&claims.id);
+    let mut verified: Vec<Verified> = known
+        .iter()
+        .flat_map(|entry| entry.verified())
+        .filter(|token| {
+            token.digest != digest
+                && now < token.until
+                && !grant.revoked_access.contains(&token.revocation_entry)
+        })
+        .take(VERIFIED_TOKENS - 1)
+        .collect();
+    verified.push(Verified {
+        digest,
+        until: claims.expires_at() + core.lifetimes.leeway,
+        revocation_entry: claims.revocation_entry(),
+    });
+    let entry = Arc::new(Entry {
+        grant,
+        cell,
+        verified: RwLock::new(verified),
+        read_at: now,
+    });
+    // What was read before a revocation here must not outlive it.
+    if core.cache.revocations.load(Ordering::Acquire) == revocations {
+        core.cache.grants.insert(claims.id, Arc::clone(&entry));
+    }
+    Ok(entry)
+}
+
+/// Reads a credential and brings what this process knows of it up to date.
+pub(crate) async fn read_credential(
+    core: &Core,
+    id: CredentialId,
+) -> Result<(Arc<Cell>, Arc<Snapshot>), RefreshError> {
+    let row = core
+        .store
+        .credential(id)
+        .await
+        .and_then(|row| row.ok_or_else(|| StoreErrorKind::Corrupt.into()))
+        .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?;
+    let (snapshot, _refresh_token) = credential::open(&core.keyring, &core.timings, &row)?;
+    let mut news = Some(snapshot);
+    let Ok(cell) = core.cache.cells.get_or_insert_with(&id, || {
+        news.take()
+            .map(|snapshot| Arc::new(Cell::new(id, snapshot)))
+            .ok_or(RefreshErrorKind::Store)
+    }) else {
+        return Err(RefreshErrorKind::Store.into());
+    };
+    let snapshot = match news {
+        Some(snapshot) => cell.adopt(snapshot),
+        None => cell.current(),
+    };
+    Ok((cell, snapshot))
+}
+
+/// Notes that the client holds its newest pair, so that the predecessor of the
+/// pair stops being good. Off the request's path: if the note is lost, an old
+/// refresh token stays good a little longer.
+fn acknowledge(core: &Arc<Core>, grant: &Grant) {
+    let (core, id, generation) = (Arc::clone(core), grant.id, grant.generation);
+    let tasks = core.tasks.clone();
+    tasks.spawn(async move {
+        if let Err(error) = core.store.acknowledge(id, generation).await {
+            tracing::debug!(
+                grant = %id,
+                error = &error as &dyn std::error::Error,
+                "the use of a new pair could not be noted"
+            );
+        }
+    });
+}
+
+/// RFC 6750 §2.1. One header, one token; the query string is not looked at.
+fn bearer(headers: &HeaderMap) -> Result<&str, Rejection> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(Rejection::NoBearer)?;
+    if values.next().is_some() || value.len() > LONGEST_AUTHORIZATION {
+        return Err(Rejection::InvalidToken);
+    }
+    let Some((scheme, token)) = value.as_bytes().split_at_checked(7) else {
+        return Err(Rejection::NoBearer);
+    };
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return Err(Rejection::NoBearer);
+    }
+    std::str::from_utf8(token)
+        .map(str::trim)
+        .map_err(|_error| Rejection::InvalidToken)
+}
+
+/// What this process remembers of grants and credentials, bounded in entries.
+pub(crate) struct GrantCache {
+    grants: Cache<GrantId, Arc<Entry>>,
+    cells: Cache<CredentialId, Arc<Cell>>,
+    /// Counts revocations made here.
+    revocations: AtomicU64,
+}
+
+impl GrantCache {
+    pub(crate) fn new(entries: usize) -> Self {
+        Self {
+            grants: Cache::new(entries),
+            cells: Cache::new(entries),
+            revocations: AtomicU64::new(0),
+        }
+    }
+
+    /// The next request asks the store.
+    pub(crate) fn forget(&self, id: GrantId) {
+        self.revocations.fetch_add(1, Ordering::AcqRel);
+        self.grants.remove(&id);
+    }
+}
+
+impl fmt::Debug for GrantCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrantCache")
+            .field("grants", &self.grants.len())
+            .field("credentials", &self.cells.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A grant as it was read, and which of its access tokens were verified.
+pub(crate) struct Entry {
+    pub(crate) grant: Grant,
+    pub(crate) cell: Arc<Cell>,
+    verified: RwLock<Vec<Verified>>,
+    read_at: SystemTime,
+}
+
+impl Entry {
+    fn is_current(&self, core: &Core, now: SystemTime) -> bool {
+        // A clock that was set back makes an entry old, not eternal.
+        now.duration_since(self.read_at)
+            .is_ok_and(|age| age < core.timings.staleness)
+    }
+
+    fn has_verified(&self, digest: &[u8; 32], now: SystemTime) -> bool {
+        self.verified
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|token| {
+                verify_slices_are_equal(&token.digest, digest).is_ok() && now < token.until
+            })
+    }
+
+    fn verified(&self) -> Vec<Verified> {
+        self.verified
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("grant", &self.grant.id)
+            .field("cell", &self.cell)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Verified {
+    digest: [u8; 32],
+    until: SystemTime,
+    revocation_entry: [u8; 24],
+}
+
+/// Ours are under 200 bytes; the rest of the room is for other people's.
+const LONGEST_AUTHORIZATION: usize = 8 * 1024;
+/// Per grant: its clients refresh now and then, with requests under way.
+const VERIFIED_TOKENS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(values: &[&[u8]]) -> HeaderMap {
+        values
+            .iter()
+            .map(|value| (AUTHORIZATION, HeaderValue::from_bytes(value).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn a_bearer_token_is_found_and_everything_else_told_apart() {
+        assert_eq!(bearer(&headers(&[b"Bearer abc"])).unwrap(), "abc");
+        assert_eq!(bearer(&headers(&[b"bEARER  abc "])).unwrap(), "abc");
+
+        for none in [&[][..], &[b"Basic abc"], &[b"Bearer"], &[b""]] {
+            assert!(matches!(bearer(&headers(none)), Err(Rejection::NoBearer)));
+        }
+        let long = [b"Bearer ".as_slice(), &[b'a'; LONGEST_AUTHORIZATION]].concat();
+        for bad in [
+            &[b"Bearer abc".as_slice(), b"Bearer abc"][..],
+            &[b"Bearer \xff\xfe"],
+            &[&long],
+        ] {
+            assert!(matches!(
+                bearer(&headers(bad)),
+                Err(Rejection::InvalidToken)
+            ));
+        }
+    }
+}

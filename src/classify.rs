@@ -1,0 +1,48 @@
+//! Is this response the upstream's way of saying that the credential expired?
+
+use std::fmt;
+
+use http::StatusCode;
+use http::response::Parts;
+
+/// Judges the head of a response. A `true` costs a refresh, so it should mean
+/// the access token and nothing else; 403 usually does not.
+///
+/// ```
+/// use http::response::Parts;
+/// use regrant::classify::Classify;
+///
+/// /// An upstream that answers 419 when a token has expired.
+/// #[derive(Debug)]
+/// struct Legacy;
+///
+/// impl Classify for Legacy {
+///     fn is_expired(&self, head: &Parts) -> bool {
+///         head.status.as_u16() == 419
+///     }
+/// }
+/// # let (head, ()) = http::Response::builder().status(419).body(()).unwrap().into_parts();
+/// # assert!(Legacy.is_expired(&head));
+/// ```
+pub trait Classify: fmt::Debug + Send + Sync + 'static {
+    /// Whether the upstream refused the access token.
+    fn is_expired(&self, head: &Parts) -> bool;
+}
+
+/// Every 401, and nothing else (RFC 6750 §3.1).
+///
+/// ```
+/// use regrant::classify::{Classify, Unauthorized};
+///
+/// let (head, ()) = http::Response::builder().status(401).body(()).unwrap().into_parts();
+/// assert!(Unauthorized.is_expired(&head));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Unauthorized;
+
+impl Classify for Unauthorized {
+    fn is_expired(&self, head: &Parts) -> bool {
+        head.status == StatusCode::UNAUTHORIZED
+    }
+}

@@ -1,0 +1,194 @@
+//! Credentials in memory: opened, ready to be sent, shared by the grants that
+//! refer to them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::time::SystemTime;
+
+use http::HeaderValue;
+use serde_json::Value;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::error::RefreshError;
+use crate::error::RefreshErrorKind;
+use crate::seal::Keyring;
+use crate::seal::Row;
+use crate::seal::SealError;
+use crate::secret::UpstreamAccessToken;
+use crate::secret::UpstreamRefreshToken;
+use crate::settings::Timings;
+use crate::store::Credential;
+use crate::token::CredentialId;
+
+/// One credential as this process knows it.
+///
+/// What it holds never goes back to an older generation: a pair that could not
+/// be stored yet is newer than what the store says.
+pub(crate) struct Cell {
+    pub(crate) id: CredentialId,
+    current: RwLock<Arc<Snapshot>>,
+}
+
+impl Cell {
+    pub(crate) fn new(id: CredentialId, snapshot: Snapshot) -> Self {
+        Self {
+            id,
+            current: RwLock::new(Arc::new(snapshot)),
+        }
+    }
+
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over what is newer than what is known.
+    pub(crate) fn adopt(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_news = snapshot.generation > current.generation
+            || (snapshot.generation == current.generation && snapshot.terminal);
+        if is_news {
+            *current = Arc::new(snapshot);
+        }
+        Arc::clone(&current)
+    }
+}
+
+/// One generation of a credential.
+pub(crate) struct Snapshot {
+    pub(crate) generation: u64,
+    /// The provider ended it.
+    pub(crate) terminal: bool,
+    /// There is a refresh token.
+    pub(crate) refreshable: bool,
+    pub(crate) access_token: UpstreamAccessToken,
+    /// `Bearer …`, made once and cloned into each request.
+    pub(crate) bearer: HeaderValue,
+    usable_until: Option<SystemTime>,
+    expires_at: Option<SystemTime>,
+}
+
+impl Snapshot {
+    fn new(row: &Credential, secrets: Secrets, timings: &Timings) -> Result<Self, RefreshError> {
+        Ok(Self {
+            generation: row.generation,
+            terminal: row.terminal.is_some(),
+            refreshable: secrets.refresh_token.is_some(),
+            bearer: header("Bearer ", &secrets.access_token)?,
+            access_token: secrets.access_token,
+            usable_until: row
+                .expires_at
+                .map(|expires_at| timings.usable_until(row.refreshed_at, expires_at)),
+            expires_at: row.expires_at,
+        })
+    }
+
+    /// Fresh enough to be sent without a thought.
+    pub(crate) fn is_usable(&self, now: SystemTime) -> bool {
+        !self.terminal && self.usable_until.is_none_or(|until| now < until)
+    }
+
+    /// Due for a refresh, yet better than nothing if that fails.
+    pub(crate) fn is_unexpired(&self, now: SystemTime) -> bool {
+        !self.terminal && self.expires_at.is_none_or(|until| now < until)
+    }
+
+    /// Only a new login helps.
+    pub(crate) fn is_dead(&self, now: SystemTime) -> bool {
+        self.terminal || (!self.refreshable && !self.is_unexpired(now))
+    }
+}
+
+/// `<scheme><token>`, marked so that it is neither logged nor indexed by HTTP/2.
+pub(crate) fn header(
+    scheme: &str,
+    token: &UpstreamAccessToken,
+) -> Result<HeaderValue, RefreshError> {
+    let text = Zeroizing::new(format!("{scheme}{}", token.expose()));
+    let mut value = HeaderValue::from_str(&text)
+        .map_err(|error| RefreshError::new(RefreshErrorKind::Sealed, error))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What is sealed in a credential's row.
+pub(crate) struct Secrets {
+    pub(crate) access_token: UpstreamAccessToken,
+    pub(crate) refresh_token: Option<UpstreamRefreshToken>,
+}
+
+impl Secrets {
+    /// Seals for this generation of the row.
+    pub(crate) fn seal(
+        &self,
+        keyring: &Keyring,
+        id: CredentialId,
+        provider: &str,
+        generation: u64,
+    ) -> Result<Vec<u8>, SealError> {
+        let text = Zeroizing::new(
+            json!({
+                "access_token": self.access_token.expose(),
+                "refresh_token": self.refresh_token.as_ref().map(UpstreamRefreshToken::expose),
+            })
+            .to_string(),
+        );
+        keyring.seal(&row(&id, provider, generation), text.as_bytes())
+    }
+
+    fn open(keyring: &Keyring, credential: &Credential) -> Result<Self, SealError> {
+        let bytes = keyring.open(
+            &row(&credential.id, &credential.provider, credential.generation),
+            &credential.sealed,
+        )?;
+        let members: Value = serde_json::from_slice(&bytes).map_err(|_error| SealError::Crypto)?;
+        let text = |name: &str| members.get(name).and_then(Value::as_str);
+
+        Ok(Self {
+            access_token: UpstreamAccessToken::new(text("access_token").ok_or(SealError::Crypto)?),
+            refresh_token: text("refresh_token").map(UpstreamRefreshToken::new),
+        })
+    }
+}
+
+/// Opens a row, or raises the alarm: a credential that does not open is never
+/// taken for one that is not there.
+pub(crate) fn open(
+    keyring: &Keyring,
+    timings: &Timings,
+    row: &Credential,
+) -> Result<(Snapshot, Option<UpstreamRefreshToken>), RefreshError> {
+    let secrets = Secrets::open(keyring, row).map_err(|error| {
+        tracing::error!(
+            credential = %row.id,
+            provider = row.provider,
+            generation = row.generation,
+            error = &error as &dyn std::error::Error,
+            "a stored credential does not open"
+        );
+        RefreshError::new(RefreshErrorKind::Sealed, error)
+    })?;
+    let refresh_token = secrets.refresh_token.clone();
+
+    Ok((Snapshot::new(row, secrets, timings)?, refresh_token))
+}
+
+fn row<'a>(id: &'a CredentialId, provider: &'a str, generation: u64) -> Row<'a> {
+    Row {
+        table: "credentials",
+        id: id.as_bytes(),
+        generation,
+        provider,
+    }
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cell")
+            .field("id", &self.id)
+            .field("generation", &self.current().generation)
+            .finish_non_exhaustive()
+    }
+}

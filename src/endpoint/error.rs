@@ -1,0 +1,140 @@
+//! OAuth errors (RFC 6749 §5.2), one place for status, code and words.
+
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use serde_json::json;
+
+use super::json;
+use crate::error::RefreshError;
+use crate::error::RefreshErrorKind;
+use crate::response::OwnBody;
+use crate::seal::SealError;
+use crate::store::StoreError;
+
+/// What the client gets. The description is fixed text: never what it sent,
+/// never what an inner error says.
+#[derive(Debug)]
+pub(super) struct OAuthError {
+    status: StatusCode,
+    code: &'static str,
+    description: &'static str,
+}
+
+impl OAuthError {
+    pub(super) fn invalid_request(description: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", description)
+    }
+
+    pub(super) fn invalid_grant(description: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_grant", description)
+    }
+
+    pub(super) fn unsupported_grant_type() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "unsupported_grant_type",
+            "grant_type must be refresh_token",
+        )
+    }
+
+    pub(super) fn invalid_scope() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_scope",
+            "the scope exceeds what was granted",
+        )
+    }
+
+    /// RFC 8707 §2.
+    pub(super) fn invalid_target() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_target",
+            "the grant is not for this resource",
+        )
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request",
+            "method not allowed",
+        )
+    }
+
+    pub(super) fn too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request",
+            "the body is larger than 8192 bytes",
+        )
+    }
+
+    pub(super) fn too_slow() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request",
+            "the body took too long to arrive",
+        )
+    }
+
+    /// Trouble of ours. Never `invalid_grant`, never `server_error`: clients
+    /// throw their tokens away on those.
+    pub(super) fn unavailable(description: &'static str) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "temporarily_unavailable",
+            description,
+        )
+    }
+
+    fn new(status: StatusCode, code: &'static str, description: &'static str) -> Self {
+        Self {
+            status,
+            code,
+            description,
+        }
+    }
+
+    pub(super) fn into_response(self) -> Response<OwnBody> {
+        let body = json!({ "error": self.code, "error_description": self.description });
+        let mut response = json(self.status, &body);
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for OAuthError {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "an endpoint could not use the store"
+        );
+        Self::unavailable("the store cannot be reached")
+    }
+}
+
+impl From<SealError> for OAuthError {
+    fn from(error: SealError) -> Self {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "an endpoint could not issue a pair"
+        );
+        Self::unavailable("tokens cannot be issued at the moment")
+    }
+}
+
+impl From<RefreshError> for OAuthError {
+    fn from(error: RefreshError) -> Self {
+        if error.kind() == RefreshErrorKind::Terminal {
+            return Self::invalid_grant("the upstream login has ended");
+        }
+        Self::unavailable("the login cannot be read at the moment")
+    }
+}

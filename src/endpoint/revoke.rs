@@ -1,0 +1,88 @@
+//! The revocation endpoint (RFC 7009).
+//!
+//! Only a genuine token of ours revokes anything: knowing a grant's id is not
+//! enough. Whatever else is sent gets the same 200 (§2.2), so that nobody learns
+//! which tokens exist. Only a store in trouble is told, by a 503 (§2.2.1).
+
+use std::sync::Arc;
+
+use http::Response;
+use http::StatusCode;
+use serde_json::json;
+
+use super::error::OAuthError;
+use super::form::Form;
+use super::json;
+use crate::clock::unix_seconds;
+use crate::regrant::Core;
+use crate::response::OwnBody;
+use crate::store::Grant;
+use crate::store::RevocationReason;
+use crate::token::AccessClaims;
+use crate::token::RefreshClaims;
+
+pub(super) async fn revoke(core: &Arc<Core>, form: Form) -> Result<Response<OwnBody>, OAuthError> {
+    let token = form
+        .text("token")
+        .ok_or(OAuthError::invalid_request("token is missing"))?;
+    // `token_type_hint` is only a hint, and our tokens say what they are.
+    if let Some(claims) = RefreshClaims::verify(token, &core.keyring) {
+        revoke_grant(core, &form, &claims).await?;
+    } else if let Some(claims) = AccessClaims::verify(token, &core.keyring) {
+        revoke_access(core, &form, &claims).await?;
+    }
+    Ok(json(StatusCode::OK, &json!({})))
+}
+
+/// A refresh token ends the grant with all its access tokens (§2.1). Any
+/// generation of it will do: revoking is what a thief would not ask for.
+async fn revoke_grant(
+    core: &Arc<Core>,
+    form: &Form,
+    claims: &RefreshClaims,
+) -> Result<(), OAuthError> {
+    let grant = core.store.grant(claims.id).await?;
+    if grant.is_some_and(|grant| is_owner(&grant, form)) {
+        core.revoke_grant(claims.id, RevocationReason::Client)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn revoke_access(
+    core: &Arc<Core>,
+    form: &Form,
+    claims: &AccessClaims,
+) -> Result<(), OAuthError> {
+    let grant = core.store.grant(claims.id).await?;
+    let is_good = grant
+        .is_some_and(|grant| is_owner(&grant, form) && claims.is_of(&grant.salt, &core.keyring));
+    let now = core.clock.now();
+    let is_over = claims.expires_at() + core.lifetimes.leeway <= now;
+    if !is_good || is_over {
+        return Ok(());
+    }
+    let mut expired_below = [0; 24];
+    let (seconds, _nonce) = expired_below.split_at_mut(8);
+    let leeway = core.lifetimes.leeway.as_secs() + 1;
+    seconds.copy_from_slice(&unix_seconds(now).saturating_sub(leeway).to_be_bytes());
+    let revoked = core
+        .store
+        .revoke_access(claims.id, claims.revocation_entry(), expired_below)
+        .await;
+    // Also when the write failed: it may have gone through unnoticed.
+    core.cache.forget(claims.id);
+    revoked?;
+    tracing::info!(grant = %claims.id, "access token revoked");
+    Ok(())
+}
+
+/// A client may revoke its own tokens only (§2.1); one that does not say who it
+/// is proves itself by the token.
+fn is_owner(grant: &Grant, form: &Form) -> bool {
+    match (&grant.client_id, form.client_id()) {
+        (Some(bound), Ok(Some(given))) => bound == given,
+        (_, Ok(_)) => true,
+        (_, Err(_)) => false,
+    }
+}

@@ -1,0 +1,130 @@
+//! One request with what it takes to send it a second time.
+
+use std::mem;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::header::AUTHORIZATION;
+use http::header::WWW_AUTHENTICATE;
+use http::request::Parts;
+use http_body::Body;
+use tower::Service;
+
+use crate::authenticate::Authenticated;
+use crate::credential;
+use crate::error::RefreshError;
+use crate::grant::GrantContext;
+use crate::layer::RefreshLayer;
+use crate::replay::Recording;
+use crate::replay::ReplayBody;
+use crate::response::ResponseBody;
+
+pub(crate) struct Exchange<S, B> {
+    /// The ready service until it is called, then the same one for the replay.
+    pub(crate) inner: S,
+    pub(crate) layer: RefreshLayer,
+    /// The request as it is sent, less what is ours to put in.
+    head: Parts,
+    body: Option<ReplayBody<B>>,
+    recording: Option<Recording<B>>,
+}
+
+impl<S, B> Exchange<S, B>
+where
+    B: Body<Data = Bytes>,
+{
+    pub(crate) fn new(inner: S, layer: RefreshLayer, request: Request<B>) -> Self {
+        let (head, body) = request.into_parts();
+        let (body, recording) = ReplayBody::recording(body, layer.route.replay_limit);
+        Self {
+            inner,
+            layer,
+            head,
+            body: Some(body),
+            recording: Some(recording),
+        }
+    }
+
+    /// Calls the gateway without a credential, as the request came.
+    pub(crate) fn pass<ResBody>(mut self) -> Option<S::Future>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<ResBody>>,
+    {
+        let body = self.body.take()?;
+        Some(self.inner.call(Request::from_parts(self.head, body)))
+    }
+
+    /// Calls the gateway for the first time.
+    pub(crate) fn send<ResBody>(
+        &mut self,
+        authenticated: &Authenticated,
+    ) -> Result<Option<S::Future>, RefreshError>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<ResBody>>,
+    {
+        // The client's token ends here: it must not reach the upstream, not in
+        // the replay either.
+        self.head.headers.remove(AUTHORIZATION);
+        let head = self.head.clone();
+        let Some(body) = self.body.take() else {
+            return Ok(None);
+        };
+        let request = self.request(head, body, authenticated)?;
+        Ok(Some(self.inner.call(request)))
+    }
+
+    /// Makes the request again, with another credential. `None` if its body
+    /// cannot be repeated.
+    pub(crate) fn replay(
+        &mut self,
+        authenticated: &Authenticated,
+    ) -> Result<Option<Request<ReplayBody<B>>>, RefreshError> {
+        let Some(body) = self.recording.take().and_then(Recording::replay) else {
+            return Ok(None);
+        };
+        let (empty, ()) = Request::new(()).into_parts();
+        let head = mem::replace(&mut self.head, empty);
+        self.request(head, body, authenticated).map(Some)
+    }
+
+    fn request(
+        &self,
+        mut head: Parts,
+        body: ReplayBody<B>,
+        authenticated: &Authenticated,
+    ) -> Result<Request<ReplayBody<B>>, RefreshError> {
+        let route = &self.layer.route;
+        let value = match &route.credential_scheme {
+            None => authenticated.snapshot.bearer.clone(),
+            Some(scheme) => credential::header(scheme, &authenticated.snapshot.access_token)?,
+        };
+        head.headers.insert(&route.credential_header, value);
+        head.extensions.insert(GrantContext::new(authenticated));
+        Ok(Request::from_parts(head, body))
+    }
+
+    /// The gateway's response as the client gets it. The upstream's challenge
+    /// would send the client to the wrong authorization server.
+    pub(crate) fn finish<ResBody>(
+        &self,
+        mut response: Response<ResBody>,
+    ) -> Response<ResponseBody<ResBody>> {
+        let challenges = &self.layer.route.challenges;
+        let status = response.status();
+        let headers = response.headers_mut();
+        let had_challenge = headers.remove(WWW_AUTHENTICATE).is_some();
+        let ours: Option<&HeaderValue> = match status {
+            // RFC 9110 §15.5.2: a 401 must have one.
+            StatusCode::UNAUTHORIZED => Some(&challenges.invalid_token),
+            StatusCode::FORBIDDEN if had_challenge => Some(&challenges.insufficient_scope),
+            _ => None,
+        };
+        if let Some(challenge) = ours {
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+        }
+        response.map(ResponseBody::of_gateway)
+    }
+}

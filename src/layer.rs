@@ -1,0 +1,147 @@
+//! The layer: what one route needs, ready to be cloned into every service.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+use tower::Layer;
+
+use crate::classify::Classify;
+use crate::error::ConfigError;
+use crate::regrant::Core;
+use crate::route::Route;
+use crate::service::Refresh;
+
+/// Wraps a gateway so that expired upstream credentials refresh themselves.
+///
+/// Made by [`Regrant::layer`](crate::Regrant::layer). Cloning is cheap, and
+/// [`Layer::layer`] does nothing but clone: axum calls it once per route.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use regrant::{Regrant, replay::ReplayBody};
+/// use tower::{ServiceBuilder, ServiceExt as _};
+/// # use regrant::{provider::oauth2::OAuth2Provider, seal::Keyring, store::memory::MemoryStore};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # let provider = OAuth2Provider::builder("https://idp.example/token", "gateway").build()?;
+/// # let regrant = Regrant::builder("https://gateway.example", MemoryStore::new(), Keyring::generate()?)
+/// #     .provider("linear", provider).start().await?;
+/// let gateway = ServiceBuilder::new()
+///     .layer(regrant.layer("linear")?.resource_path("/mcp")?)
+///     .service_fn(async |_request: http::Request<ReplayBody<String>>| {
+///         Ok::<_, Infallible>(http::Response::new(String::new()))
+///     });
+///
+/// let response = gateway.oneshot(http::Request::new(String::new())).await?;
+/// assert_eq!(response.status(), 401);
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is added to a service"]
+pub struct RefreshLayer {
+    pub(crate) core: Arc<Core>,
+    pub(crate) route: Arc<Route>,
+    path: Box<str>,
+}
+
+impl RefreshLayer {
+    pub(crate) fn new(core: Arc<Core>, provider: &str) -> Result<Self, ConfigError> {
+        let route = Route::new(&core.public_url, provider, "")?;
+        Ok(Self {
+            core,
+            route: Arc::new(route),
+            path: "".into(),
+        })
+    }
+
+    /// The path of the protected resource below the public URL, such as `/mcp`:
+    /// what its metadata (RFC 9728) is published for and what the grants of
+    /// this route are bound to (RFC 8707). The default is the public URL itself.
+    ///
+    /// # Errors
+    ///
+    /// If the path does not begin with `/`, or does not fit into a header.
+    pub fn resource_path(mut self, path: &str) -> Result<Self, ConfigError> {
+        let trimmed = path.trim_end_matches('/');
+        if !(path.starts_with('/') && trimmed.bytes().all(is_path_byte)) {
+            return Err(ConfigError::new(
+                "resource path",
+                "must begin with `/` and be a plain path",
+            ));
+        }
+        Arc::make_mut(&mut self.route).at(&self.core.public_url, trimmed)?;
+        self.core.add_resource(trimmed);
+        self.path = trimmed.into();
+        Ok(self)
+    }
+
+    /// The scopes that a grant must have here, space-separated. The default is
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// If they do not fit into a header.
+    pub fn required_scope(mut self, scope: &str) -> Result<Self, ConfigError> {
+        if scope.contains(['"', '\\']) {
+            return Err(ConfigError::new("required scope", "must not be quoted"));
+        }
+        let path = self.path.clone();
+        Arc::make_mut(&mut self.route).require(&self.core.public_url, &path, scope)?;
+        Ok(self)
+    }
+
+    /// How many bytes of a request body are kept for a replay. Larger requests
+    /// pass, but cannot be replayed. The default is 1 MiB.
+    pub fn replay_limit(mut self, bytes: usize) -> Self {
+        Arc::make_mut(&mut self.route).replay_limit = bytes;
+        self
+    }
+
+    /// Whether this layer also answers on the paths of the token and revocation
+    /// endpoints. The default is `true`.
+    pub fn serve_endpoints(mut self, serve: bool) -> Self {
+        Arc::make_mut(&mut self.route).serves_endpoints = serve;
+        self
+    }
+
+    /// Whether a request without a bearer token reaches the gateway, without a
+    /// credential, instead of being challenged. The default is `false`.
+    pub fn pass_through(mut self, pass: bool) -> Self {
+        Arc::make_mut(&mut self.route).passes_through = pass;
+        self
+    }
+
+    /// How to tell that the upstream refused the credential. The default is
+    /// [`Unauthorized`](crate::classify::Unauthorized): a 401.
+    pub fn with_classify(mut self, classify: impl Classify) -> Self {
+        Arc::make_mut(&mut self.route).classify = Arc::new(classify);
+        self
+    }
+
+    /// The header that carries the credential, and the scheme before it, such
+    /// as `token`; without a scheme the header holds the credential alone. The
+    /// default is `authorization` with `Bearer`.
+    pub fn credential_header(mut self, name: HeaderName, scheme: Option<&str>) -> Self {
+        let route = Arc::make_mut(&mut self.route);
+        route.credential_header = name;
+        route.credential_scheme = Some(match scheme {
+            Some(scheme) => format!("{scheme} ").into(),
+            None => "".into(),
+        });
+        self
+    }
+}
+
+impl<S> Layer<S> for RefreshLayer {
+    type Service = Refresh<S>;
+
+    fn layer(&self, inner: S) -> Refresh<S> {
+        Refresh::new(inner, self.clone())
+    }
+}
+
+/// RFC 3986 §3.3, less what would have to be quoted in a challenge.
+fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte)
+}

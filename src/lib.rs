@@ -1,0 +1,60 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Reading order
+//!
+//! The modules below stand in the order in which a request meets them:
+//! [`layer`] and [`service`] sort it out, [`future`] carries it, `authenticate`
+//! finds its grant, [`replay`], [`classify`] and [`response`] handle bodies and
+//! verdicts, `refresh` spends refresh tokens at a [`provider`], [`store`] keeps
+//! what must last, [`seal`] what must stay secret. [`endpoint`] is the other way
+//! in.
+
+pub mod layer;
+pub mod service;
+
+mod exchange;
+pub mod future;
+
+mod authenticate;
+mod grant;
+mod rejection;
+mod resource;
+mod route;
+
+pub mod classify;
+pub mod replay;
+pub mod response;
+
+mod credential;
+mod refresh;
+
+pub mod provider;
+
+pub mod seal;
+pub mod store;
+
+pub mod endpoint;
+mod issue;
+mod regrant;
+
+pub mod clock;
+pub mod error;
+pub mod secret;
+pub mod settings;
+mod sync;
+pub mod token;
+
+pub use self::endpoint::Endpoints;
+pub use self::grant::GrantContext;
+pub use self::issue::IssueError;
+pub use self::issue::Issued;
+pub use self::issue::Login;
+pub use self::layer::RefreshLayer;
+pub use self::regrant::Regrant;
+pub use self::regrant::RegrantBuilder;
+pub use self::regrant::StartError;
+pub use self::token::CredentialId;
+pub use self::token::GrantId;
+
+/// Any error, as tower has it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,202 @@
+//! Providers: the upstream authorization servers (RFC 6749 §1.1).
+//!
+//! A [`Provider`] does one thing, [`refresh`](Provider::refresh), and tells
+//! precisely how that ended. The promise of this crate hangs on the difference:
+//!
+//! | kind of error | the refresh token | what we do |
+//! |---|---|---|
+//! | [`Terminal`](ProviderErrorKind::Terminal) | is dead | record it, never send it again |
+//! | [`Misconfigured`](ProviderErrorKind::Misconfigured) | is fine | alarm; 503 |
+//! | [`Transient`](ProviderErrorKind::Transient) | is fine | try later |
+//! | [`Ambiguous`](ProviderErrorKind::Ambiguous) | may be spent | read the store again, try later |
+//! | [`Unsupported`](ProviderErrorKind::Unsupported) | there is no such thing | serve until the access token expires |
+//!
+//! [`OAuth2Provider`](oauth2::OAuth2Provider) (feature `reqwest`) speaks to any
+//! RFC 6749 token endpoint.
+
+#[cfg(feature = "reqwest")]
+pub mod oauth2;
+#[cfg(feature = "reqwest")]
+mod response;
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use futures_util::future::BoxFuture;
+
+use crate::BoxError;
+use crate::secret::UpstreamAccessToken;
+use crate::secret::UpstreamRefreshToken;
+
+/// An upstream authorization server.
+pub trait Provider: fmt::Debug + Send + Sync + 'static {
+    /// Asks for a new access token (RFC 6749 §6). It *spends* the refresh
+    /// token, which may be single-use: implementations send it once and do not
+    /// retry by themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderErrorKind`] says what became of the refresh token.
+    fn refresh<'a>(
+        &'a self,
+        refresh_token: &'a UpstreamRefreshToken,
+    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>>;
+}
+
+/// What a provider answered (RFC 6749 §5.1).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TokenResponse {
+    /// The new access token.
+    pub access_token: UpstreamAccessToken,
+    /// The new refresh token; `None` if the old one stays valid (RFC 6749 §6).
+    pub refresh_token: Option<UpstreamRefreshToken>,
+    /// When the access token expires.
+    pub expiry: Expiry,
+}
+
+impl TokenResponse {
+    /// An answer with this access token, no new refresh token and no expiry.
+    pub fn new(access_token: UpstreamAccessToken) -> Self {
+        Self {
+            access_token,
+            refresh_token: None,
+            expiry: Expiry::Unknown,
+        }
+    }
+}
+
+/// When an access token expires. What a provider does not say is not invented.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// This long after it was issued.
+    After(Duration),
+    /// At this time.
+    At(SystemTime),
+    /// Nobody knows: an upstream's 401 will tell.
+    Unknown,
+}
+
+impl Expiry {
+    /// The time of expiry of a token issued at `issued_at`.
+    pub fn at(self, issued_at: SystemTime) -> Option<SystemTime> {
+        match self {
+            Self::After(lifetime) => issued_at.checked_add(lifetime),
+            Self::At(time) => Some(time),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Why a provider gave no access token.
+#[derive(Debug)]
+pub struct ProviderError {
+    kind: ProviderErrorKind,
+    code: Option<String>,
+    retry_after: Option<Duration>,
+    source: Option<BoxError>,
+}
+
+impl ProviderError {
+    /// What became of the refresh token.
+    pub fn kind(&self) -> ProviderErrorKind {
+        self.kind
+    }
+
+    /// The `error` code of the answer (RFC 6749 §5.2), if there was one.
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// How long the provider asked to be left alone (`Retry-After`).
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// Adds the `error` code of the answer.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.code = Some(code.into());
+        self
+    }
+
+    /// Adds the provider's `Retry-After`.
+    #[must_use]
+    pub fn with_retry_after(mut self, retry_after: Option<Duration>) -> Self {
+        self.retry_after = retry_after;
+        self
+    }
+
+    /// Adds what caused it. It must not contain a token.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl From<ProviderErrorKind> for ProviderError {
+    fn from(kind: ProviderErrorKind) -> Self {
+        Self {
+            kind,
+            code: None,
+            retry_after: None,
+            source: None,
+        }
+    }
+}
+
+impl fmt::Display for ProviderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            ProviderErrorKind::Ambiguous => "no answer after the refresh token was sent",
+            ProviderErrorKind::Misconfigured => {
+                "the provider refuses this gateway: check client id, secret and client authentication"
+            }
+            ProviderErrorKind::Terminal => "the provider ended the login",
+            ProviderErrorKind::Transient => "the provider cannot answer now",
+            ProviderErrorKind::Unsupported => "the provider cannot refresh",
+        })?;
+        match &self.code {
+            Some(code) => write!(f, " (`{code}`)"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for ProviderError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+/// What became of the refresh token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum ProviderErrorKind {
+    /// It was sent and the outcome is unknown: it may be spent.
+    Ambiguous,
+    /// It was not looked at: the provider refuses this gateway's own credentials.
+    Misconfigured,
+    /// It is dead: the provider or the user ended the login (`invalid_grant`).
+    Terminal,
+    /// It is untouched: the provider is away, busy or limiting us.
+    Transient,
+    /// This provider has no such thing.
+    Unsupported,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trait_is_dyn_compatible() {
+        fn _takes(_provider: &dyn Provider) {}
+    }
+}

@@ -1,0 +1,409 @@
+//! The handle: everything that lives as long as the gateway.
+//!
+//! One [`Regrant`] holds the store, the keyring, the providers and what is
+//! cached of them; layers and endpoints are made from it and share it.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use http::Uri;
+use tokio_util::task::TaskTracker;
+
+use crate::authenticate::GrantCache;
+use crate::clock::Clock;
+use crate::clock::SystemClock;
+use crate::endpoint::Endpoints;
+use crate::error::ConfigError;
+use crate::error::RefreshError;
+use crate::error::RefreshErrorKind;
+use crate::layer::RefreshLayer;
+use crate::provider::Provider;
+use crate::refresh::Flights;
+use crate::seal::Keyring;
+use crate::settings::Lifetimes;
+use crate::settings::Timings;
+use crate::store::KeyRecord;
+use crate::store::RevocationReason;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::sync::lock;
+use crate::token::GrantId;
+
+/// The handle of a gateway. Cheap to clone; clones are the same gateway.
+///
+/// ```
+/// use regrant::Regrant;
+/// use regrant::provider::oauth2::OAuth2Provider;
+/// use regrant::seal::Keyring;
+/// use regrant::store::memory::MemoryStore;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let linear = OAuth2Provider::builder("https://idp.example/token", "my-gateway").build()?;
+/// let regrant = Regrant::builder("https://gateway.example", MemoryStore::new(), Keyring::generate()?)
+///     .provider("linear", linear)
+///     .start()
+///     .await?;
+/// let layer = regrant.layer("linear")?;
+/// # let _layer = layer;
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Regrant {
+    pub(crate) core: Arc<Core>,
+}
+
+impl Regrant {
+    /// Starts with the public base URL of the gateway (its OAuth issuer), the
+    /// store and the keys that secrets in it are sealed with.
+    pub fn builder(
+        public_url: impl Into<String>,
+        store: impl Store,
+        keyring: Keyring,
+    ) -> RegrantBuilder {
+        RegrantBuilder {
+            public_url: public_url.into(),
+            store: Arc::new(store),
+            keyring,
+            providers: BTreeMap::new(),
+            clock: Arc::new(SystemClock),
+            lifetimes: Lifetimes::default(),
+            timings: Timings::default(),
+            cached_grants: DEFAULT_CACHED_GRANTS,
+        }
+    }
+
+    /// The layer for a route whose upstream takes the credentials of this
+    /// provider.
+    ///
+    /// # Errors
+    ///
+    /// If no provider of this name was added.
+    pub fn layer(&self, provider: &str) -> Result<RefreshLayer, ConfigError> {
+        if !self.core.providers.contains_key(provider) {
+            return Err(ConfigError::new(
+                "provider",
+                format!("`{provider}` was not added"),
+            ));
+        }
+        RefreshLayer::new(Arc::clone(&self.core), provider)
+    }
+
+    /// The token and revocation endpoints alone, to be mounted elsewhere.
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints::new(Arc::clone(&self.core))
+    }
+
+    /// Ends a grant on behalf of an operator: all its tokens die, here at once,
+    /// on other replicas within the staleness bound. `false` if it had ended
+    /// before or is unknown.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be reached.
+    pub async fn revoke(&self, id: GrantId) -> Result<bool, StoreError> {
+        self.core.revoke_grant(id, RevocationReason::Operator).await
+    }
+
+    /// Waits until everything under way is done, refreshes above all: call it
+    /// when the server has stopped accepting requests. `false` if `limit`
+    /// passed first.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.core.tasks.close();
+        tokio::time::timeout(limit, self.core.tasks.wait())
+            .await
+            .is_ok()
+    }
+}
+
+/// Settings of a [`Regrant`].
+#[derive(Debug)]
+#[must_use = "the builder does nothing itself, use `.start()`"]
+pub struct RegrantBuilder {
+    public_url: String,
+    store: Arc<dyn Store>,
+    keyring: Keyring,
+    providers: BTreeMap<Box<str>, Arc<dyn Provider>>,
+    clock: Arc<dyn Clock>,
+    lifetimes: Lifetimes,
+    timings: Timings,
+    cached_grants: usize,
+}
+
+impl RegrantBuilder {
+    /// Adds a provider under a short name such as `linear`.
+    pub fn provider(mut self, name: impl Into<Box<str>>, provider: impl Provider) -> Self {
+        self.providers.insert(name.into(), Arc::new(provider));
+        self
+    }
+
+    /// How long tokens live. The default is [`Lifetimes::default`].
+    pub fn lifetimes(mut self, lifetimes: Lifetimes) -> Self {
+        self.lifetimes = lifetimes;
+        self
+    }
+
+    /// How long refreshing may take. The default is [`Timings::default`].
+    pub fn timings(mut self, timings: Timings) -> Self {
+        self.timings = timings;
+        self
+    }
+
+    /// Replaces the clock. The default is [`SystemClock`].
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// How many grants are kept in memory. The default is 100,000.
+    pub fn cached_grants(mut self, count: usize) -> Self {
+        self.cached_grants = count;
+        self
+    }
+
+    /// Checks the settings and, against the store, that it can be reached, has
+    /// the schema of this version and seals under no key that is missing here.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] says which of these does not hold.
+    pub async fn start(self) -> Result<Regrant, StartError> {
+        self.timings.check().map_err(StartError::Config)?;
+        let public_url = PublicUrl::parse(&self.public_url).map_err(StartError::Config)?;
+        if self.store.is_durable() && self.keyring.is_generated() {
+            return Err(StartError::Config(ConfigError::new(
+                "keyring",
+                "was generated: what it seals in a durable store could not be opened after a \
+                 restart; give keys of your own",
+            )));
+        }
+        check_keys(&*self.store, &self.keyring).await?;
+
+        Ok(Regrant {
+            core: Arc::new(Core {
+                public_url,
+                store: self.store,
+                keyring: self.keyring,
+                providers: self.providers,
+                clock: self.clock,
+                lifetimes: self.lifetimes,
+                timings: self.timings,
+                cache: GrantCache::new(self.cached_grants),
+                flights: Flights::default(),
+                tasks: TaskTracker::new(),
+                resources: Mutex::new(Vec::new()),
+            }),
+        })
+    }
+}
+
+/// Refuses to start without a key that rows are sealed under, or with another
+/// key under its name.
+async fn check_keys(store: &dyn Store, keyring: &Keyring) -> Result<(), StartError> {
+    let sealing = keyring
+        .sealing()
+        .map_err(|_error| StartError::Config(ConfigError::new("keyring", "holds no key")))?;
+    // Noted before it seals anything, and read back: of two replicas that give
+    // one id to different keys, one stops here.
+    store
+        .register_key(KeyRecord {
+            id: sealing.id().to_owned(),
+            check_value: sealing.check_value(),
+        })
+        .await
+        .map_err(StartError::Store)?;
+    for known in store.keys().await.map_err(StartError::Store)? {
+        match keyring.by_id(&known.id) {
+            None => return Err(StartError::KeyMissing { id: known.id }),
+            Some(key) if key.check_value() != known.check_value => {
+                return Err(StartError::KeyChanged { id: known.id });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Why a gateway does not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot work.
+    Config(ConfigError),
+    /// Another key than this one was used under the same id.
+    KeyChanged {
+        /// The id.
+        id: String,
+    },
+    /// Rows are sealed under a key that the keyring does not hold.
+    KeyMissing {
+        /// The id of that key.
+        id: String,
+    },
+    /// The store cannot be used.
+    Store(StoreError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(_) => f.write_str("a setting cannot work"),
+            Self::KeyChanged { id } => write!(
+                f,
+                "key `{id}` is not the key that the store was sealed with: \
+                 restore it, or give the new key another id"
+            ),
+            Self::KeyMissing { id } => write!(
+                f,
+                "key `{id}`, under which stored secrets are sealed, is missing from the keyring: \
+                 add it back"
+            ),
+            Self::Store(_) => f.write_str("the store cannot be used"),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Config(error) => Some(error),
+            Self::Store(error) => Some(error),
+            Self::KeyChanged { .. } | Self::KeyMissing { .. } => None,
+        }
+    }
+}
+
+/// What layers, endpoints and flights share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) public_url: PublicUrl,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keyring: Keyring,
+    providers: BTreeMap<Box<str>, Arc<dyn Provider>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) timings: Timings,
+    pub(crate) cache: GrantCache,
+    pub(crate) flights: Flights,
+    /// Spends and writes that must not be lost.
+    pub(crate) tasks: TaskTracker,
+    /// The paths of the resources that layers protect.
+    resources: Mutex<Vec<String>>,
+}
+
+impl Core {
+    pub(crate) fn provider(&self, name: &str) -> Result<&Arc<dyn Provider>, RefreshError> {
+        self.providers.get(name).ok_or_else(|| {
+            RefreshError::new(
+                RefreshErrorKind::Misconfigured,
+                format!("no provider `{name}` was added to this gateway"),
+            )
+        })
+    }
+
+    pub(crate) fn has_provider(&self, name: &str) -> bool {
+        self.providers.contains_key(name)
+    }
+
+    pub(crate) async fn revoke_grant(
+        &self,
+        id: GrantId,
+        reason: RevocationReason,
+    ) -> Result<bool, StoreError> {
+        let revoked = self.store.revoke_grant(id, self.clock.now(), reason).await;
+        // Also when the write failed: it may have gone through unnoticed.
+        self.cache.forget(id);
+        if matches!(revoked, Ok(true)) {
+            tracing::info!(grant = %id, reason = reason.as_str(), "grant revoked");
+        }
+        revoked
+    }
+
+    pub(crate) fn add_resource(&self, path: &str) {
+        let mut resources = lock(&self.resources);
+        if !resources.iter().any(|known| known == path) {
+            resources.push(path.to_owned());
+        }
+    }
+
+    pub(crate) fn resources(&self) -> Vec<String> {
+        lock(&self.resources).clone()
+    }
+}
+
+/// The public base URL: issuer, and what resources and endpoints begin with.
+/// Kept as given but for a trailing slash, because clients compare bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct PublicUrl {
+    text: Box<str>,
+    origin: Box<str>,
+    path: Box<str>,
+}
+
+impl PublicUrl {
+    fn parse(text: &str) -> Result<Self, ConfigError> {
+        let refuse = |reason| ConfigError::new("public URL", reason);
+        let text = text.trim_end_matches('/');
+        let uri: Uri = text
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| refuse("is not a URL").caused_by(error))?;
+        let (Some(scheme @ ("https" | "http")), Some(authority)) =
+            (uri.scheme_str(), uri.authority())
+        else {
+            return Err(refuse("must be an absolute http or https URL"));
+        };
+        if uri.query().is_some() || text.contains(['#', '"', '\\']) {
+            return Err(refuse("must have no query and no fragment"));
+        }
+
+        Ok(Self {
+            origin: format!("{scheme}://{authority}").into(),
+            path: uri.path().trim_end_matches('/').into(),
+            text: text.into(),
+        })
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Scheme and authority.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The path of the base URL without a trailing slash; often empty.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+const DEFAULT_CACHED_GRANTS: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_public_url_is_kept_but_for_its_trailing_slash() {
+        let url = PublicUrl::parse("https://Gateway.example:8443/base/").unwrap();
+        assert_eq!(url.as_str(), "https://Gateway.example:8443/base");
+        assert_eq!(url.origin(), "https://Gateway.example:8443");
+        assert_eq!(url.path(), "/base");
+
+        for bad in [
+            "gateway.example",
+            "/mcp",
+            "ftp://x",
+            "https://x/?q",
+            "",
+            "http://a b",
+        ] {
+            assert!(PublicUrl::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

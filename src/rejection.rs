@@ -1,0 +1,133 @@
+//! Our own answers on the resource path.
+//!
+//! | situation | status | challenge |
+//! |---|---|---|
+//! | no bearer token | 401 | without `error` |
+//! | a token that is not, or no longer, good here | 401 | `invalid_token` |
+//! | the provider ended the login | 401 | `invalid_token` |
+//! | the grant lacks a scope | 403 | `insufficient_scope` |
+//! | the grant has no credential of this provider | 403 | without `error` |
+//! | provider or store in trouble, row does not open | 503 + `Retry-After` | – |
+//! | refreshed, but the request cannot be replayed | 503 + `Retry-After: 0` | – |
+//!
+//! Bodies are JSON-RPC errors, because MCP clients read those. The text is
+//! fixed per situation; what caused it goes to the log and into the response's
+//! extensions.
+
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header::CACHE_CONTROL;
+use http::header::CONTENT_TYPE;
+use http::header::RETRY_AFTER;
+use http::header::WWW_AUTHENTICATE;
+use serde_json::json;
+
+use crate::error::RefreshError;
+use crate::error::RefreshErrorKind;
+use crate::response::OwnBody;
+use crate::route::Challenges;
+
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    NoBearer,
+    InvalidToken,
+    InsufficientScope,
+    OtherProvider,
+    NotReplayable,
+    Refresh(RefreshError),
+}
+
+impl From<RefreshError> for Rejection {
+    fn from(error: RefreshError) -> Self {
+        Self::Refresh(error)
+    }
+}
+
+impl Rejection {
+    pub(crate) fn into_response(self, challenges: &Challenges) -> Response<OwnBody> {
+        let (status, challenge, message) = match &self {
+            Self::NoBearer => (
+                StatusCode::UNAUTHORIZED,
+                Some(&challenges.no_bearer),
+                "authorization required",
+            ),
+            Self::InvalidToken => (
+                StatusCode::UNAUTHORIZED,
+                Some(&challenges.invalid_token),
+                "the access token is invalid, expired or revoked",
+            ),
+            Self::InsufficientScope => (
+                StatusCode::FORBIDDEN,
+                Some(&challenges.insufficient_scope),
+                "the access token lacks a scope that is needed here",
+            ),
+            Self::OtherProvider => (
+                StatusCode::FORBIDDEN,
+                Some(&challenges.no_bearer),
+                "the login does not cover the provider of this resource",
+            ),
+            Self::NotReplayable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                None,
+                "the upstream login was renewed, but the request was too large to be sent again: \
+                 please repeat it",
+            ),
+            Self::Refresh(error) => match error.kind() {
+                RefreshErrorKind::Terminal | RefreshErrorKind::NotRefreshable => (
+                    StatusCode::UNAUTHORIZED,
+                    Some(&challenges.invalid_token),
+                    "the upstream login has ended: please log in again",
+                ),
+                RefreshErrorKind::Misconfigured
+                | RefreshErrorKind::Provider
+                | RefreshErrorKind::Sealed
+                | RefreshErrorKind::Store => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    None,
+                    "the upstream login cannot be used at the moment: please try again",
+                ),
+            },
+        };
+        let retry_after = match &self {
+            Self::NotReplayable => 0,
+            Self::Refresh(error) => error
+                .retry_after()
+                .map_or(DEFAULT_RETRY_AFTER, |wait| wait.as_secs().max(1)),
+            Self::NoBearer | Self::InvalidToken | Self::InsufficientScope | Self::OtherProvider => {
+                DEFAULT_RETRY_AFTER
+            }
+        };
+        let body = json!({
+            "jsonrpc": "2.0",
+            "id": null,
+            "error": { "code": JSON_RPC_SERVER_ERROR, "message": message },
+        });
+
+        let mut response = Response::new(OwnBody::from(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, retry_after.into());
+        }
+        if let Self::Refresh(error) = self {
+            tracing::warn!(
+                status = status.as_u16(),
+                error = &error as &dyn std::error::Error,
+                "no upstream credential for a request"
+            );
+            response.extensions_mut().insert(error);
+        }
+        response
+    }
+}
+
+/// The range that JSON-RPC 2.0 leaves to servers is −32099 to −32000.
+const JSON_RPC_SERVER_ERROR: i32 = -32_001;
+/// Seconds.
+const DEFAULT_RETRY_AFTER: u64 = 1;

@@ -1,0 +1,122 @@
+//! What one route demands, and the challenges it answers with.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+
+use crate::classify::Classify;
+use crate::classify::Unauthorized;
+use crate::error::ConfigError;
+use crate::regrant::PublicUrl;
+use crate::rejection::Rejection;
+use crate::resource;
+use crate::store::Grant;
+
+/// The configuration of a layer, shared by its clones.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) provider: Box<str>,
+    /// The URL of the protected resource (RFC 9728).
+    pub(crate) resource: Box<str>,
+    scopes: Vec<Box<str>>,
+    pub(crate) challenges: Challenges,
+    pub(crate) replay_limit: usize,
+    pub(crate) serves_endpoints: bool,
+    pub(crate) passes_through: bool,
+    pub(crate) classify: Arc<dyn Classify>,
+    pub(crate) credential_header: HeaderName,
+    pub(crate) credential_scheme: Option<Box<str>>,
+}
+
+impl Route {
+    pub(crate) fn new(url: &PublicUrl, provider: &str, path: &str) -> Result<Self, ConfigError> {
+        Ok(Self {
+            provider: provider.into(),
+            resource: format!("{}{path}", url.as_str()).into(),
+            scopes: Vec::new(),
+            challenges: Challenges::new(url, path, "")?,
+            replay_limit: DEFAULT_REPLAY_LIMIT,
+            serves_endpoints: true,
+            passes_through: false,
+            classify: Arc::new(Unauthorized),
+            credential_header: AUTHORIZATION,
+            credential_scheme: None,
+        })
+    }
+
+    pub(crate) fn at(&mut self, url: &PublicUrl, path: &str) -> Result<(), ConfigError> {
+        self.challenges = Challenges::new(url, path, &self.scopes.join(" "))?;
+        self.resource = format!("{}{path}", url.as_str()).into();
+        Ok(())
+    }
+
+    pub(crate) fn require(
+        &mut self,
+        url: &PublicUrl,
+        path: &str,
+        scope: &str,
+    ) -> Result<(), ConfigError> {
+        self.scopes = scope.split_ascii_whitespace().map(Into::into).collect();
+        self.challenges = Challenges::new(url, path, &self.scopes.join(" "))?;
+        Ok(())
+    }
+
+    /// Whether a grant is good here.
+    pub(crate) fn admits(&self, grant: &Grant) -> Result<(), Rejection> {
+        if grant.provider != *self.provider {
+            return Err(Rejection::OtherProvider);
+        }
+        if let Some(resource) = &grant.resource
+            && !resource::is_same(resource, &self.resource)
+        {
+            return Err(Rejection::InvalidToken);
+        }
+        let granted = grant.scope.as_deref().unwrap_or_default();
+        let has = |scope: &str| granted.split_ascii_whitespace().any(|s| s == scope);
+        if self.scopes.iter().all(|scope| has(scope)) {
+            Ok(())
+        } else {
+            Err(Rejection::InsufficientScope)
+        }
+    }
+}
+
+/// The values of `WWW-Authenticate` (RFC 6750 §3, RFC 9728 §5.1), made once.
+#[derive(Clone, Debug)]
+pub(crate) struct Challenges {
+    /// No token was sent: no `error` (RFC 6750 §3.1).
+    pub(crate) no_bearer: HeaderValue,
+    pub(crate) invalid_token: HeaderValue,
+    pub(crate) insufficient_scope: HeaderValue,
+}
+
+impl Challenges {
+    fn new(url: &PublicUrl, path: &str, scope: &str) -> Result<Self, ConfigError> {
+        let metadata = format!(
+            r#"resource_metadata="{}/.well-known/oauth-protected-resource{}{path}""#,
+            url.origin(),
+            url.path(),
+        );
+        let scope = if scope.is_empty() {
+            String::new()
+        } else {
+            format!(r#", scope="{scope}""#)
+        };
+        let value = |error: &str| {
+            HeaderValue::try_from(format!("Bearer {error}{metadata}{scope}")).map_err(|source| {
+                ConfigError::new("resource path or scope", "does not fit into a header")
+                    .caused_by(source)
+            })
+        };
+
+        Ok(Self {
+            no_bearer: value("")?,
+            invalid_token: value(r#"error="invalid_token", "#)?,
+            insufficient_scope: value(r#"error="insufficient_scope", "#)?,
+        })
+    }
+}
+
+const DEFAULT_REPLAY_LIMIT: usize = 1024 * 1024;

@@ -1,0 +1,525 @@
+//! Sealing: what is secret in the store is encrypted and bound to its row.
+//!
+//! 1. AES-256-GCM under a key derived (HKDF-SHA-256, RFC 5869) from a keyring
+//!    key and the row id, with a random nonce.
+//! 2. The associated data names the table, the row id, the generation, the
+//!    provider and the key id. A ciphertext that was copied to another row, put
+//!    back from an earlier generation or handed to another provider does not
+//!    open.
+//! 3. Each ciphertext names its key id. A [`Keyring`] holds several keys; the
+//!    first seals, all open.
+//!
+//! Failing to open is never read as *absent*: it is an alarm and a 503.
+//!
+//! ```
+//! use regrant::seal::Keyring;
+//!
+//! // `id:base64-of-32-bytes`, comma-separated; the first one seals.
+//! let keyring = Keyring::parse("2026b:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")?;
+//! assert_eq!(keyring.key_ids().collect::<Vec<_>>(), ["2026b"]);
+//! # Ok::<_, regrant::seal::KeyringError>(())
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::aead;
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hkdf;
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::Digest as _;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::token::GrantId;
+
+/// The keys of a deployment: the first one seals, all of them open.
+///
+/// Cheap to clone. To change keys, first give every replica the new key in
+/// second place, then move it to the first; drop the old one when nothing is
+/// sealed under it any more.
+#[derive(Clone)]
+pub struct Keyring {
+    keys: Arc<[Key]>,
+    generated: bool,
+}
+
+impl Keyring {
+    /// Reads `id:base64-of-32-bytes[,id:…]`. Ids are 1 to 32 characters of
+    /// `[A-Za-z0-9_-]`.
+    ///
+    /// # Errors
+    ///
+    /// Names the first entry that is not of that form, by its position or id,
+    /// never by its content.
+    pub fn parse(text: &str) -> Result<Self, KeyringError> {
+        let mut keys: Vec<Key> = Vec::new();
+        for (index, entry) in text.split(',').map(str::trim).enumerate() {
+            let (id, encoded) = entry.split_once(':').ok_or(KeyringError::Malformed {
+                position: index + 1,
+            })?;
+            let named = |reason| KeyringError::Key {
+                id: id.to_owned(),
+                reason,
+            };
+            if !is_key_id(id) {
+                // The text before the colon may be a key whose id was left out.
+                return Err(KeyringError::Malformed {
+                    position: index + 1,
+                });
+            }
+            if keys.iter().any(|key| *key.id == *id) {
+                return Err(named("given twice"));
+            }
+            let bytes = Zeroizing::new(
+                STANDARD
+                    .decode(encoded)
+                    .map_err(|_error| named("is not standard base64"))?,
+            );
+            let master = <[u8; KEY_BYTES]>::try_from(bytes.as_slice())
+                .map_err(|_error| named("is not 32 bytes long"))?;
+            keys.push(Key::new(id, &Zeroizing::new(master)));
+        }
+
+        Ok(Self {
+            keys: keys.into(),
+            generated: false,
+        })
+    }
+
+    /// A keyring with one random key that lives as long as this process.
+    ///
+    /// Fine beside a `MemoryStore`. A durable store refuses it: what it seals
+    /// could never be opened again.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::Random`] if the operating system has no randomness.
+    pub fn generate() -> Result<Self, KeyringError> {
+        let master = Zeroizing::new(random_bytes::<KEY_BYTES>()?);
+
+        Ok(Self {
+            keys: [Key::new("generated", &master)].into(),
+            generated: true,
+        })
+    }
+
+    /// The ids of the keys, the sealing one first.
+    pub fn key_ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|key| &*key.id)
+    }
+
+    /// Whether this came from [`generate`](Self::generate).
+    pub fn is_generated(&self) -> bool {
+        self.generated
+    }
+
+    pub(crate) fn sealing(&self) -> Result<&Key, SealError> {
+        self.keys.first().ok_or(SealError::Crypto)
+    }
+
+    pub(crate) fn by_id(&self, id: &str) -> Option<&Key> {
+        self.keys.iter().find(|key| *key.id == *id)
+    }
+
+    pub(crate) fn by_hint(&self, hint: KeyHint) -> Option<&Key> {
+        self.keys.iter().find(|key| key.hint == hint)
+    }
+
+    /// Seals `plaintext` for `row`: `1 | id length | id | nonce | ciphertext | tag`.
+    pub(crate) fn seal(&self, row: &Row<'_>, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
+        let key = self.sealing()?;
+        let nonce = random_bytes::<NONCE_BYTES>().map_err(|_error| SealError::Crypto)?;
+        let mut sealed = Zeroizing::new(plaintext.to_vec());
+        key.row_key(row.id)?.seal_in_place_append_tag(
+            aead::Nonce::assume_unique_for_key(nonce),
+            aead::Aad::from(row.associated_data(&key.id)),
+            &mut *sealed,
+        )?;
+
+        let id_length = u8::try_from(key.id.len()).map_err(|_error| SealError::Crypto)?;
+        let mut output = vec![SEAL_VERSION, id_length];
+        output.extend_from_slice(key.id.as_bytes());
+        output.extend_from_slice(&nonce);
+        output.extend_from_slice(&sealed);
+        Ok(output)
+    }
+
+    /// Opens what [`seal`](Self::seal) made for the same row.
+    pub(crate) fn open(
+        &self,
+        row: &Row<'_>,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let (id, rest) = split_key_id(sealed).ok_or(SealError::Tampered)?;
+        let key = self
+            .by_id(id)
+            .ok_or_else(|| SealError::KeyMissing { id: id.to_owned() })?;
+        let (nonce, ciphertext) = rest
+            .split_first_chunk::<NONCE_BYTES>()
+            .ok_or(SealError::Tampered)?;
+        let mut buffer = Zeroizing::new(ciphertext.to_vec());
+        let length = key
+            .row_key(row.id)?
+            .open_in_place(
+                aead::Nonce::assume_unique_for_key(*nonce),
+                aead::Aad::from(row.associated_data(id)),
+                &mut buffer,
+            )
+            .map_err(|Unspecified| SealError::Tampered)?
+            .len();
+        buffer.truncate(length);
+        Ok(buffer)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The ids only: keys are secrets.
+        f.debug_tuple("Keyring")
+            .field(&self.key_ids().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a ciphertext belongs. All of it is authenticated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<'a> {
+    pub(crate) table: &'static str,
+    pub(crate) id: &'a [u8; 16],
+    pub(crate) generation: u64,
+    pub(crate) provider: &'a str,
+}
+
+impl Row<'_> {
+    fn associated_data(&self, key_id: &str) -> Vec<u8> {
+        let mut data = b"regrant/seal/v1".to_vec();
+        for part in [
+            self.table.as_bytes(),
+            self.id,
+            &self.generation.to_be_bytes(),
+            self.provider.as_bytes(),
+            key_id.as_bytes(),
+        ] {
+            // Lengths keep ("ab", "c") and ("a", "bc") apart.
+            data.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            data.extend_from_slice(part);
+        }
+        data
+    }
+}
+
+/// One key of the keyring, with what is derived from it once.
+pub(crate) struct Key {
+    id: Box<str>,
+    hint: KeyHint,
+    master: Zeroizing<[u8; KEY_BYTES]>,
+    sealing: hkdf::Prk,
+    tagging: hmac::Key,
+}
+
+impl Key {
+    fn new(id: &str, master: &Zeroizing<[u8; KEY_BYTES]>) -> Self {
+        let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
+        let [a, b, c, d, ..] = digest;
+
+        Self {
+            id: id.into(),
+            hint: KeyHint([a, b, c, d]),
+            master: master.clone(),
+            sealing: hkdf::Salt::new(hkdf::HKDF_SHA256, b"regrant/seal/v1")
+                .extract(master.as_slice()),
+            tagging: hmac::Key::new(
+                hmac::HMAC_SHA256,
+                hmac::sign(
+                    &hmac::Key::new(hmac::HMAC_SHA256, master.as_slice()),
+                    b"regrant/token-tag/v1",
+                )
+                .as_ref(),
+            ),
+        }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn hint(&self) -> KeyHint {
+        self.hint
+    }
+
+    /// The key of the short tag that every gateway token ends with.
+    pub(crate) fn tagging(&self) -> &hmac::Key {
+        &self.tagging
+    }
+
+    /// Proves possession of this key without telling it, so that a key that
+    /// was replaced under the same id is noticed at start.
+    pub(crate) fn check_value(&self) -> [u8; 32] {
+        let mut value = [0; 32];
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.master.as_slice());
+        value.copy_from_slice(hmac::sign(&key, b"regrant/key-check/v1").as_ref());
+        value
+    }
+
+    /// The key that authenticates the access tokens of one grant: it takes
+    /// both this keyring key and the salt in the grant's row.
+    pub(crate) fn access_key(&self, id: GrantId, salt: &[u8; 32]) -> Result<hmac::Key, SealError> {
+        let bytes = Zeroizing::new(expand::<32>(
+            &hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(self.master.as_slice()),
+            &[b"regrant/access/v1", id.as_bytes()],
+        )?);
+        Ok(hmac::Key::new(hmac::HMAC_SHA256, bytes.as_slice()))
+    }
+
+    /// What a rotation hands out, derived from the refresh token that was
+    /// presented: the same question has the same answer on every replica, and
+    /// without the presented token there is no answer.
+    pub(crate) fn successor<const N: usize>(
+        &self,
+        presented: &[u8; 32],
+        id: GrantId,
+        generation: u64,
+        purpose: &[u8],
+    ) -> Result<Zeroizing<[u8; N]>, SealError> {
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, self.master.as_slice()).extract(presented);
+        expand(
+            &prk,
+            &[
+                b"regrant/successor/v1",
+                purpose,
+                id.as_bytes(),
+                &generation.to_be_bytes(),
+            ],
+        )
+        .map(Zeroizing::new)
+    }
+
+    fn row_key(&self, row_id: &[u8; 16]) -> Result<aead::LessSafeKey, SealError> {
+        let bytes = Zeroizing::new(expand::<32>(&self.sealing, &[b"row", row_id])?);
+        let key = aead::UnboundKey::new(&aead::AES_256_GCM, bytes.as_slice())?;
+        Ok(aead::LessSafeKey::new(key))
+    }
+}
+
+/// Four bytes by which a token names the key that tagged it. Not secret.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct KeyHint(pub(crate) [u8; 4]);
+
+/// Why a [`Keyring`] cannot be made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum KeyringError {
+    /// The entry at this position (from 1) is not `id:base64`.
+    Malformed {
+        /// The position in the list, from 1.
+        position: usize,
+    },
+    /// The key of this id cannot be used.
+    Key {
+        /// The id that was given.
+        id: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The operating system gave no random bytes.
+    Random,
+}
+
+impl fmt::Display for KeyringError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed { position } => write!(
+                f,
+                "key {position} is not of the form `id:base64-of-32-bytes` \
+                 (an id is 1 to 32 of A-Z a-z 0-9 _ -)"
+            ),
+            Self::Key { id, reason } => write!(f, "key `{id}` {reason}"),
+            Self::Random => f.write_str("the operating system gave no random bytes"),
+        }
+    }
+}
+
+impl std::error::Error for KeyringError {}
+
+/// Why sealed bytes do not open.
+#[derive(Debug)]
+pub(crate) enum SealError {
+    /// They name a key that the keyring does not hold.
+    KeyMissing { id: String },
+    /// They were changed, or belong to another row, generation or provider.
+    Tampered,
+    /// The crypto library refused.
+    Crypto,
+}
+
+impl From<Unspecified> for SealError {
+    fn from(Unspecified: Unspecified) -> Self {
+        Self::Crypto
+    }
+}
+
+impl fmt::Display for SealError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyMissing { id } => write!(
+                f,
+                "sealed under key `{id}`, which the keyring does not hold: add it back"
+            ),
+            Self::Tampered => f.write_str(
+                "sealed bytes do not belong to this row or were changed: \
+                 restore the row or have the user log in again",
+            ),
+            Self::Crypto => f.write_str("the crypto library refused"),
+        }
+    }
+}
+
+impl std::error::Error for SealError {}
+
+/// `N` bytes from the operating system.
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], KeyringError> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).map_err(|Unspecified| KeyringError::Random)?;
+    Ok(bytes)
+}
+
+fn expand<const N: usize>(prk: &hkdf::Prk, info: &[&[u8]]) -> Result<[u8; N], SealError> {
+    let mut output = [0; N];
+    prk.expand(info, OutputBytes(N))?.fill(&mut output)?;
+    Ok(output)
+}
+
+struct OutputBytes(usize);
+
+impl hkdf::KeyType for OutputBytes {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+fn is_key_id(id: &str) -> bool {
+    (1..=32).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+fn split_key_id(sealed: &[u8]) -> Option<(&str, &[u8])> {
+    let [SEAL_VERSION, id_length, rest @ ..] = sealed else {
+        return None;
+    };
+    let (id, rest) = rest.split_at_checked(usize::from(*id_length))?;
+    let id = std::str::from_utf8(id).ok().filter(|id| is_key_id(id))?;
+    Some((id, rest))
+}
+
+const KEY_BYTES: usize = 32;
+const NONCE_BYTES: usize = aead::NONCE_LEN;
+const SEAL_VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "one:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    const TWO: &str = "two:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+
+    fn row(id: &[u8; 16]) -> Row<'_> {
+        Row {
+            table: "credentials",
+            id,
+            generation: 3,
+            provider: "linear",
+        }
+    }
+
+    #[test]
+    fn what_was_sealed_opens_for_the_same_row_only() {
+        let keyring = Keyring::parse(ONE).unwrap();
+        let (mine, theirs) = ([1; 16], [2; 16]);
+        let sealed = keyring.seal(&row(&mine), b"secret").unwrap();
+
+        assert_eq!(&*keyring.open(&row(&mine), &sealed).unwrap(), b"secret");
+
+        for elsewhere in [
+            row(&theirs),
+            Row {
+                table: "grants",
+                ..row(&mine)
+            },
+            Row {
+                generation: 2,
+                ..row(&mine)
+            },
+            Row {
+                provider: "evil",
+                ..row(&mine)
+            },
+        ] {
+            assert!(
+                matches!(keyring.open(&elsewhere, &sealed), Err(SealError::Tampered)),
+                "{elsewhere:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_single_changed_byte_opens() {
+        let keyring = Keyring::parse(&format!("{ONE},{TWO}")).unwrap();
+        let id = [1; 16];
+        let sealed = keyring.seal(&row(&id), b"secret").unwrap();
+
+        for index in 0..sealed.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut changed = sealed.clone();
+                changed[index] ^= flip;
+                assert!(keyring.open(&row(&id), &changed).is_err(), "byte {index}");
+            }
+        }
+        for length in 0..sealed.len() {
+            assert!(keyring.open(&row(&id), &sealed[..length]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_second_key_opens_what_it_sealed_when_it_was_first() {
+        let id = [1; 16];
+        let old = Keyring::parse(ONE).unwrap();
+        let both = Keyring::parse(&format!("{TWO},{ONE}")).unwrap();
+        let new = Keyring::parse(TWO).unwrap();
+        let sealed = old.seal(&row(&id), b"secret").unwrap();
+
+        assert_eq!(&*both.open(&row(&id), &sealed).unwrap(), b"secret");
+        let error = new.open(&row(&id), &sealed).unwrap_err();
+        assert!(matches!(&error, SealError::KeyMissing { id } if id == "one"));
+        assert!(error.to_string().contains("`one`"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_keyring_is_named_without_telling_the_key() {
+        let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+        for (text, want) in [
+            ("".to_owned(), "key 1 is not of the form"),
+            (key.to_owned(), "key 1 is not of the form"),
+            (format!("{key}:one"), "key 1 is not of the form"),
+            (format!("one:{key},{key}"), "key 2 is not of the form"),
+            (format!("one:{key},one:{key}"), "key `one` given twice"),
+            ("one:AQEB".to_owned(), "key `one` is not 32 bytes long"),
+            ("one:?".to_owned(), "key `one` is not standard base64"),
+        ] {
+            let error = Keyring::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(want), "{text}: {error}");
+            assert!(!error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn debug_names_the_keys_and_tells_none() {
+        let keyring = Keyring::parse(ONE).unwrap();
+        assert_eq!(format!("{keyring:?}"), r#"Keyring(["one"], ..)"#);
+    }
+}

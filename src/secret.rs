@@ -1,0 +1,81 @@
+//! Secrets as types: they cannot be printed, and their memory is wiped.
+//!
+//! No secret here implements `Display` or `Serialize`; `Debug` prints
+//! `[redacted]`. The one way to the text is `expose()`, which is easy to find
+//! in a review.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// A function cannot declare a type, and five hand-written copies would drift
+/// apart in the one property that matters.
+macro_rules! secret {
+    ($($(#[$doc:meta])* $name:ident)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $name(Zeroizing<String>);
+
+        impl $name {
+            /// Wraps the text of the secret.
+            pub fn new(text: impl Into<String>) -> Self {
+                Self(Zeroizing::new(text.into()))
+            }
+
+            /// The text, to be sent to whoever it belongs to and nowhere else.
+            pub fn expose(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "([redacted])"))
+            }
+        }
+    )+};
+}
+
+secret! {
+    /// An access token of a provider (RFC 6749 §1.4): what the upstream accepts.
+    ///
+    /// ```
+    /// let token = regrant::secret::UpstreamAccessToken::new("at-1");
+    /// assert_eq!(token.expose(), "at-1");
+    /// assert_eq!(format!("{token:?}"), "UpstreamAccessToken([redacted])");
+    /// ```
+    UpstreamAccessToken
+
+    /// A refresh token of a provider (RFC 6749 §1.5). Treated as single-use.
+    ///
+    /// ```
+    /// let token = regrant::secret::UpstreamRefreshToken::new("rt-1");
+    /// assert_eq!(format!("{token:?}"), "UpstreamRefreshToken([redacted])");
+    /// ```
+    UpstreamRefreshToken
+
+    /// An access token of ours: what a client sends to the gateway.
+    ///
+    /// ```
+    /// let token = regrant::secret::GatewayAccessToken::new("rgat_x");
+    /// assert_eq!(format!("{token:?}"), "GatewayAccessToken([redacted])");
+    /// ```
+    GatewayAccessToken
+
+    /// A refresh token of ours: what a client sends to our token endpoint.
+    ///
+    /// ```
+    /// let token = regrant::secret::GatewayRefreshToken::new("rgrt_x");
+    /// assert_eq!(format!("{token:?}"), "GatewayRefreshToken([redacted])");
+    /// ```
+    GatewayRefreshToken
+
+    /// The secret with which the gateway authenticates to a provider
+    /// (RFC 6749 §2.3.1).
+    ///
+    /// ```
+    /// let secret = regrant::secret::ClientSecret::new("s");
+    /// assert_eq!(format!("{secret:?}"), "ClientSecret([redacted])");
+    /// ```
+    ClientSecret
+}

@@ -1,0 +1,264 @@
+//! Durations, in one place, with the relations between them that must hold.
+
+use std::time::Duration;
+use std::time::SystemTime;
+
+use crate::error::ConfigError;
+
+/// How long the gateway's own tokens live.
+///
+/// ```
+/// use std::time::Duration;
+/// use regrant::settings::Lifetimes;
+///
+/// let lifetimes = Lifetimes::default().access(Duration::from_secs(600));
+/// assert_eq!(lifetimes.access, Duration::from_secs(600));
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Lifetimes {
+    /// Of an access token, as advertised in `expires_in`.
+    pub access: Duration,
+    /// Of a refresh token that is not used.
+    pub refresh_idle: Duration,
+    /// Of a grant, however much it is used.
+    pub refresh_absolute: Duration,
+    /// How long a refresh token that was rotated away still gets its successor.
+    pub reuse_grace: Duration,
+    /// How long an access token is accepted past its `expires_in`: some clients
+    /// refresh exactly on time, and their requests are under way by then.
+    pub leeway: Duration,
+}
+
+impl Lifetimes {
+    /// The lifetime of an access token. The default is 1 h.
+    #[must_use]
+    pub fn access(mut self, access: Duration) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// The lifetime of an unused refresh token. The default is 30 d.
+    #[must_use]
+    pub fn refresh_idle(mut self, idle: Duration) -> Self {
+        self.refresh_idle = idle;
+        self
+    }
+
+    /// The lifetime of a grant. The default is 180 d.
+    #[must_use]
+    pub fn refresh_absolute(mut self, absolute: Duration) -> Self {
+        self.refresh_absolute = absolute;
+        self
+    }
+
+    /// The grace for a rotated refresh token. The default is 120 s.
+    #[must_use]
+    pub fn reuse_grace(mut self, grace: Duration) -> Self {
+        self.reuse_grace = grace;
+        self
+    }
+
+    /// The leeway for access tokens. The default is 10 s.
+    #[must_use]
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+
+    /// When the refresh token of a grant expires:
+    /// `min(last_use + idle, created + absolute)`.
+    pub(crate) fn refresh_deadline(
+        &self,
+        created_at: SystemTime,
+        last_used_at: SystemTime,
+    ) -> SystemTime {
+        (last_used_at + self.refresh_idle).min(created_at + self.refresh_absolute)
+    }
+
+    /// When an access token issued now expires. Never after the refresh token:
+    /// a client could not go on from there.
+    pub(crate) fn access_deadline(&self, created_at: SystemTime, now: SystemTime) -> SystemTime {
+        (now + self.access).min(self.refresh_deadline(created_at, now))
+    }
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            access: HOUR,
+            refresh_idle: 30 * DAY,
+            refresh_absolute: 180 * DAY,
+            reuse_grace: Duration::from_secs(120),
+            leeway: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How long refreshing and its parts may take.
+///
+/// ```
+/// use std::time::Duration;
+/// use regrant::settings::Timings;
+///
+/// let timings = Timings::default().provider_timeout(Duration::from_secs(5));
+/// assert!(timings.provider_timeout < timings.lease);
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Timings {
+    /// How long a provider may take to answer.
+    pub provider_timeout: Duration,
+    /// How long the right to refresh a credential lasts.
+    pub lease: Duration,
+    /// How long a request waits for a fresh credential.
+    pub wait_budget: Duration,
+    /// How long one attempt to store a new credential may take.
+    pub persist_timeout: Duration,
+    /// How long before its expiry an access token counts as expired. For
+    /// short-lived ones it is a quarter of their lifetime, if that is less.
+    pub expiry_skew: Duration,
+    /// How long what was read from the store is served without asking again.
+    pub staleness: Duration,
+}
+
+impl Timings {
+    /// The time-out of a provider. The default is 10 s.
+    #[must_use]
+    pub fn provider_timeout(mut self, timeout: Duration) -> Self {
+        self.provider_timeout = timeout;
+        self
+    }
+
+    /// The lease of a refresh. The default is 15 s.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// The budget of a waiting request. The default is 20 s.
+    #[must_use]
+    pub fn wait_budget(mut self, budget: Duration) -> Self {
+        self.wait_budget = budget;
+        self
+    }
+
+    /// The time-out of one attempt to store a new credential. The default is 5 s.
+    #[must_use]
+    pub fn persist_timeout(mut self, timeout: Duration) -> Self {
+        self.persist_timeout = timeout;
+        self
+    }
+
+    /// The skew before an expiry. The default is 30 s.
+    #[must_use]
+    pub fn expiry_skew(mut self, skew: Duration) -> Self {
+        self.expiry_skew = skew;
+        self
+    }
+
+    /// The staleness bound; 0 asks the store on every request. The default is 5 s.
+    #[must_use]
+    pub fn staleness(mut self, staleness: Duration) -> Self {
+        self.staleness = staleness;
+        self
+    }
+
+    /// A lease that ends while its holder still waits for the provider lets a
+    /// second replica spend the same token; a waiter that gives up before the
+    /// lease ends cannot outlive one crash.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if self.provider_timeout >= self.lease {
+            return Err(ConfigError::new(
+                "lease",
+                format!(
+                    "must be longer than the provider timeout ({:?} ≤ {:?})",
+                    self.lease, self.provider_timeout
+                ),
+            ));
+        }
+        if self.lease > self.wait_budget {
+            return Err(ConfigError::new(
+                "wait budget",
+                format!(
+                    "must not be shorter than the lease ({:?} < {:?})",
+                    self.wait_budget, self.lease
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// When an access token stops being used.
+    pub(crate) fn usable_until(
+        &self,
+        refreshed_at: SystemTime,
+        expires_at: SystemTime,
+    ) -> SystemTime {
+        let lifetime = expires_at.duration_since(refreshed_at).unwrap_or_default();
+        // A provider whose tokens live 30 s must not be asked on every request.
+        expires_at - self.expiry_skew.min(lifetime / 4)
+    }
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            provider_timeout: Duration::from_secs(10),
+            lease: Duration::from_secs(15),
+            wait_budget: Duration::from_secs(20),
+            persist_timeout: Duration::from_secs(5),
+            expiry_skew: Duration::from_secs(30),
+            staleness: Duration::from_secs(5),
+        }
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn timings_hold_only_if_provider_timeout_is_below_lease_and_lease_within_budget() {
+        for (provider, lease, wait, ok) in [
+            (10, 15, 20, true),
+            (10, 15, 15, true),
+            (10, 10, 20, false),
+            (10, 15, 14, false),
+        ] {
+            let timings = Timings::default()
+                .provider_timeout(seconds(provider))
+                .lease(seconds(lease))
+                .wait_budget(seconds(wait));
+            assert_eq!(timings.check().is_ok(), ok, "{timings:?}");
+        }
+    }
+
+    #[test]
+    fn the_skew_is_at_most_a_quarter_of_the_lifetime() {
+        let issued = SystemTime::UNIX_EPOCH;
+        for (lifetime, usable) in [(3_600, 3_570), (120, 90), (40, 30), (4, 3)] {
+            let until = Timings::default().usable_until(issued, issued + seconds(lifetime));
+            assert_eq!(until, issued + seconds(usable), "{lifetime}");
+        }
+    }
+
+    #[test]
+    fn an_access_token_never_outlives_its_refresh_token() {
+        let lifetimes = Lifetimes::default().refresh_idle(seconds(60));
+        let now = SystemTime::UNIX_EPOCH + seconds(1_000);
+        assert_eq!(lifetimes.access_deadline(now, now), now + seconds(60));
+
+        let lifetimes = Lifetimes::default().refresh_absolute(seconds(100));
+        let created = now - seconds(90);
+        assert_eq!(lifetimes.access_deadline(created, now), now + seconds(10));
+    }
+}

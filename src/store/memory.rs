@@ -1,0 +1,270 @@
+//! The embedded store: one process, nothing durable.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use futures_util::future::BoxFuture;
+use futures_util::future::ready;
+use tokio::time::Instant;
+
+use super::Claim;
+use super::Credential;
+use super::Grant;
+use super::KeyRecord;
+use super::RevocationReason;
+use super::Rotation;
+use super::Settlement;
+use super::Store;
+use super::StoreError;
+use super::StoreErrorKind;
+use crate::sync::lock;
+use crate::token::CredentialId;
+use crate::token::GrantId;
+
+/// Keeps grants and credentials in memory: for examples, tests and gateways of
+/// a single process. Clones share what they hold; all is lost at exit.
+///
+/// ```
+/// use regrant::store::Store as _;
+/// use regrant::store::memory::MemoryStore;
+///
+/// assert!(!MemoryStore::new().is_durable());
+/// ```
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<Tables>>);
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `body` on the tables, alone: that is what makes each operation one
+    /// step.
+    fn with<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&mut Tables) -> Result<T, StoreError>,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        Box::pin(ready(body(&mut lock(&self.0))))
+    }
+}
+
+impl Store for MemoryStore {
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(|tables| {
+            if !tables.keys.iter().any(|known| known.id == key.id) {
+                tables.keys.push(key);
+            }
+            Ok(())
+        })
+    }
+
+    fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>, StoreError>> {
+        self.with(|tables| Ok(tables.keys.clone()))
+    }
+
+    fn insert_credential(&self, credential: Credential) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(|tables| {
+            if tables.credentials.contains_key(&credential.id) {
+                return Err(StoreErrorKind::Conflict.into());
+            }
+            let leased = Leased {
+                row: credential,
+                until: None,
+            };
+            tables.credentials.insert(leased.row.id, leased);
+            Ok(())
+        })
+    }
+
+    fn credential(
+        &self,
+        id: CredentialId,
+    ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
+        self.with(|tables| Ok(tables.credentials.get(&id).map(|leased| leased.row.clone())))
+    }
+
+    fn claim(
+        &self,
+        id: CredentialId,
+        generation: u64,
+        lease: Duration,
+        forced_at: Option<SystemTime>,
+    ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
+        self.with(|tables| {
+            let now = Instant::now();
+            let claimable = |leased: &&mut Leased| {
+                leased.row.generation == generation
+                    && leased.row.terminal.is_none()
+                    && leased.until.is_none_or(|until| until <= now)
+            };
+            Ok(tables
+                .credentials
+                .get_mut(&id)
+                .filter(claimable)
+                .map(|leased| {
+                    leased.until = Some(now + lease);
+                    leased.row.fence += 1;
+                    leased.row.forced_at = forced_at.or(leased.row.forced_at);
+                    leased.row.clone()
+                }))
+        })
+    }
+
+    fn settle(&self, claim: Claim, outcome: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            let Some(leased) = tables.credentials.get_mut(&claim.id).filter(|leased| {
+                leased.row.generation == claim.generation
+                    && leased.row.fence == claim.fence
+                    && leased.row.terminal.is_none()
+            }) else {
+                return Ok(false);
+            };
+            leased.until = None;
+            match outcome {
+                Settlement::Refreshed {
+                    sealed,
+                    expires_at,
+                    refreshed_at,
+                } => {
+                    leased.row.generation += 1;
+                    leased.row.sealed = sealed;
+                    leased.row.expires_at = expires_at;
+                    leased.row.refreshed_at = refreshed_at;
+                    leased.row.not_before = None;
+                }
+                Settlement::Terminal { reason } => leased.row.terminal = Some(reason),
+                Settlement::Released { not_before } => leased.row.not_before = Some(not_before),
+            }
+            Ok(true)
+        })
+    }
+
+    fn insert_grant(&self, grant: Grant) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(|tables| {
+            if tables.grants.contains_key(&grant.id) {
+                return Err(StoreErrorKind::Conflict.into());
+            }
+            tables.grants.insert(grant.id, grant);
+            Ok(())
+        })
+    }
+
+    fn grant(&self, id: GrantId) -> BoxFuture<'_, Result<Option<Grant>, StoreError>> {
+        self.with(|tables| Ok(tables.grants.get(&id).cloned()))
+    }
+
+    fn rotate(&self, rotation: Rotation) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            let Some(grant) = tables.live(rotation.id).filter(|grant| {
+                grant.generation == rotation.generation
+                    && grant.refresh_hash == rotation.presented_hash
+            }) else {
+                return Ok(false);
+            };
+            grant.generation += 1;
+            grant.previous_hash = Some(rotation.presented_hash);
+            grant.refresh_hash = rotation.refresh_hash;
+            grant.key_id = rotation.key_id;
+            grant.rotated_at = Some(rotation.at);
+            grant.last_used_at = rotation.at;
+            grant.access_expires_at = rotation.access_expires_at;
+            grant.replays = 0;
+            grant.acknowledged = false;
+            Ok(true)
+        })
+    }
+
+    fn count_replay(
+        &self,
+        id: GrantId,
+        generation: u64,
+        cap: u32,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            let counted = tables
+                .live(id)
+                .filter(|grant| grant.generation == generation && grant.replays < cap)
+                .map(|grant| grant.replays += 1);
+            Ok(counted.is_some())
+        })
+    }
+
+    fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(|tables| {
+            if let Some(grant) = tables
+                .live(id)
+                .filter(|grant| grant.generation == generation)
+            {
+                grant.acknowledged = true;
+            }
+            Ok(())
+        })
+    }
+
+    fn revoke_grant(
+        &self,
+        id: GrantId,
+        at: SystemTime,
+        reason: RevocationReason,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            let revoked = tables
+                .live(id)
+                .map(|grant| grant.revoked = Some((at, reason)));
+            Ok(revoked.is_some())
+        })
+    }
+
+    fn revoke_access(
+        &self,
+        id: GrantId,
+        entry: [u8; 24],
+        expired_below: [u8; 24],
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(|tables| {
+            if let Some(grant) = tables.live(id) {
+                grant
+                    .revoked_access
+                    .retain(|known| *known >= expired_below && *known != entry);
+                grant.revoked_access.push(entry);
+            }
+            Ok(())
+        })
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The rows are sealed, yet who logged in where is nobody's business.
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Tables {
+    keys: Vec<KeyRecord>,
+    credentials: HashMap<CredentialId, Leased>,
+    grants: HashMap<GrantId, Grant>,
+}
+
+impl Tables {
+    fn live(&mut self, id: GrantId) -> Option<&mut Grant> {
+        self.grants
+            .get_mut(&id)
+            .filter(|grant| grant.revoked.is_none())
+    }
+}
+
+struct Leased {
+    row: Credential,
+    until: Option<Instant>,
+}

@@ -1,0 +1,138 @@
+//! Rows to structs, and the parameter types that tokio-postgres lacks.
+
+use std::error::Error;
+use std::time::SystemTime;
+
+use bytes::BytesMut;
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
+use tokio_postgres::types::IsNull;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::types::Type;
+use tokio_postgres::types::to_sql_checked;
+
+use crate::BoxError;
+use crate::store::Credential;
+use crate::store::Grant;
+use crate::store::KeyRecord;
+use crate::store::RevocationReason;
+use crate::store::StoreError;
+use crate::store::StoreErrorKind;
+use crate::token::CredentialId;
+use crate::token::GrantId;
+
+pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
+    let revoked_at: Option<SystemTime> = get(row, "revoked_at")?;
+    let reason: Option<String> = get(row, "revoked_reason")?;
+    let reason = reason
+        .map(|text| {
+            RevocationReason::parse(&text)
+                .ok_or_else(|| corrupt(format!("unknown revocation reason `{text}`")))
+        })
+        .transpose()?;
+
+    Ok(Grant {
+        id: GrantId::from_bytes(get::<Uuid>(row, "id")?.0),
+        credential_id: CredentialId::from_bytes(get::<Uuid>(row, "credential_id")?.0),
+        provider: get(row, "provider")?,
+        subject: get(row, "subject")?,
+        client_id: get(row, "client_id")?,
+        scope: get(row, "scope")?,
+        resource: get(row, "resource")?,
+        salt: array(get(row, "salt")?)?,
+        key_id: get(row, "key_id")?,
+        generation: from_bigint(get(row, "generation")?)?,
+        refresh_hash: array(get(row, "refresh_hash")?)?,
+        previous_hash: get::<Option<&[u8]>>(row, "previous_hash")?
+            .map(array)
+            .transpose()?,
+        rotated_at: get(row, "rotated_at")?,
+        access_expires_at: get(row, "access_expires_at")?,
+        replays: u32::try_from(get::<i32>(row, "replays")?).map_err(corrupt)?,
+        acknowledged: get(row, "acknowledged")?,
+        created_at: get(row, "created_at")?,
+        last_used_at: get(row, "last_used_at")?,
+        revoked_access: get::<Vec<&[u8]>>(row, "revoked_access")?
+            .into_iter()
+            .map(array)
+            .collect::<Result<_, _>>()?,
+        // A row that says only when is still revoked.
+        revoked: revoked_at.map(|at| (at, reason.unwrap_or(RevocationReason::Operator))),
+    })
+}
+
+pub(super) fn credential(row: &Row) -> Result<Credential, StoreError> {
+    Ok(Credential {
+        id: CredentialId::from_bytes(get::<Uuid>(row, "id")?.0),
+        provider: get(row, "provider")?,
+        subject: get(row, "subject")?,
+        generation: from_bigint(get(row, "generation")?)?,
+        sealed: get(row, "sealed")?,
+        expires_at: get(row, "expires_at")?,
+        refreshed_at: get(row, "refreshed_at")?,
+        not_before: get(row, "not_before")?,
+        forced_at: get(row, "forced_at")?,
+        fence: from_bigint(get(row, "fence")?)?,
+        terminal: get(row, "terminal")?,
+    })
+}
+
+pub(super) fn key(row: &Row) -> Result<KeyRecord, StoreError> {
+    Ok(KeyRecord {
+        id: get(row, "id")?,
+        check_value: array(get(row, "check_value")?)?,
+    })
+}
+
+/// `ON CONFLICT DO NOTHING` returns no row when the id was taken.
+pub(super) fn inserted(row: Option<&Row>) -> Result<(), StoreError> {
+    row.map(|_row| ())
+        .ok_or_else(|| StoreErrorKind::Conflict.into())
+}
+
+pub(super) fn to_bigint(number: u64) -> Result<i64, StoreError> {
+    i64::try_from(number).map_err(corrupt)
+}
+
+fn from_bigint(number: i64) -> Result<u64, StoreError> {
+    u64::try_from(number).map_err(corrupt)
+}
+
+fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &str) -> Result<T, StoreError> {
+    row.try_get(column).map_err(corrupt)
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], StoreError> {
+    bytes.try_into().map_err(corrupt)
+}
+
+fn corrupt(source: impl Into<BoxError>) -> StoreError {
+    StoreError::new(StoreErrorKind::Corrupt, source)
+}
+
+/// Sixteen bytes as a `uuid`; a crate for it would add nothing we use.
+#[derive(Debug)]
+pub(super) struct Uuid(pub(super) [u8; 16]);
+
+impl ToSql for Uuid {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(column: &Type) -> bool {
+        *column == Type::UUID
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Uuid {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(raw.try_into()?))
+    }
+
+    fn accepts(column: &Type) -> bool {
+        *column == Type::UUID
+    }
+}
