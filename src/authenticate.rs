@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(bearer(&headers(&[b"Bearer abc"])).unwrap(), "abc");
         assert_eq!(bearer(&headers(&[b"bEARER  abc "])).unwrap(), "abc");
 
-        for none in [&[][..], &[b"Basic abc"], &[b"Bearer"], &[b""]] {
+        for none in [&[][..], &[b"Basic abc".as_slice()], &[b"Bearer"], &[b""]] {
             assert!(matches!(bearer(&headers(none)), Err(Rejection::NoBearer)));
         }
         let long = [b"Bearer ".as_slice(), &[b'a'; LONGEST_AUTHORIZATION]].concat();

@@ -1,1 +1,26 @@
+//! The tests: one binary, because each one links the whole tree.
+//!
+//! Run them with `tests/run`, which brings its own PostgreSQL.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed unwrap is a failed test"
+)]
 
+mod support;
+
+mod endpoint;
+mod gateway;
+mod layer;
+mod msrv;
+mod secrecy;
+mod store;
+mod trouble;
+mod wraps;
+
+/// The provider of the example gateway: single-use refresh tokens, family
+/// revocation.
+#[path = "../../examples/gateway/provider.rs"]
+mod provider;

@@ -1,0 +1,140 @@
+//! A store that can be taken away.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::future::ready;
+use regrant::CredentialId;
+use regrant::GrantId;
+use regrant::store::Claim;
+use regrant::store::Credential;
+use regrant::store::Grant;
+use regrant::store::KeyRecord;
+use regrant::store::RevocationReason;
+use regrant::store::Rotation;
+use regrant::store::Settlement;
+use regrant::store::Store;
+use regrant::store::StoreError;
+use regrant::store::StoreErrorKind;
+use regrant::store::memory::MemoryStore;
+
+/// A memory store with a switch, and a count of the calls it got.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FlakyStore {
+    inner: MemoryStore,
+    is_down: Arc<AtomicBool>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl FlakyStore {
+    pub(crate) fn set_down(&self, is_down: bool) {
+        self.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn unless_down<'a, T: Send + 'a>(
+        &self,
+        answer: BoxFuture<'a, Result<T, StoreError>>,
+    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.is_down.load(Ordering::SeqCst) {
+            return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
+        }
+        answer
+    }
+}
+
+impl Store for FlakyStore {
+    fn is_durable(&self) -> bool {
+        self.inner.is_durable()
+    }
+
+    fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.unless_down(async { self.inner.register_key(key).await }.boxed())
+    }
+
+    fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>, StoreError>> {
+        self.unless_down(async { self.inner.keys().await }.boxed())
+    }
+
+    fn insert_credential(&self, credential: Credential) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.unless_down(async { self.inner.insert_credential(credential).await }.boxed())
+    }
+
+    fn credential(
+        &self,
+        id: CredentialId,
+    ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
+        self.unless_down(async move { self.inner.credential(id).await }.boxed())
+    }
+
+    fn claim(
+        &self,
+        id: CredentialId,
+        generation: u64,
+        lease: Duration,
+        forced_at: Option<SystemTime>,
+    ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
+        self.unless_down(
+            async move { self.inner.claim(id, generation, lease, forced_at).await }.boxed(),
+        )
+    }
+
+    fn settle(&self, claim: Claim, outcome: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async move { self.inner.settle(claim, outcome).await }.boxed())
+    }
+
+    fn insert_grant(&self, grant: Grant) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.unless_down(async { self.inner.insert_grant(grant).await }.boxed())
+    }
+
+    fn grant(&self, id: GrantId) -> BoxFuture<'_, Result<Option<Grant>, StoreError>> {
+        self.unless_down(async move { self.inner.grant(id).await }.boxed())
+    }
+
+    fn rotate(&self, rotation: Rotation) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async { self.inner.rotate(rotation).await }.boxed())
+    }
+
+    fn count_replay(
+        &self,
+        id: GrantId,
+        generation: u64,
+        cap: u32,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async move { self.inner.count_replay(id, generation, cap).await }.boxed())
+    }
+
+    fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.unless_down(async move { self.inner.acknowledge(id, generation).await }.boxed())
+    }
+
+    fn revoke_grant(
+        &self,
+        id: GrantId,
+        at: SystemTime,
+        reason: RevocationReason,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async move { self.inner.revoke_grant(id, at, reason).await }.boxed())
+    }
+
+    fn revoke_access(
+        &self,
+        id: GrantId,
+        entry: [u8; 24],
+        expired_below: [u8; 24],
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.unless_down(
+            async move { self.inner.revoke_access(id, entry, expired_below).await }.boxed(),
+        )
+    }
+}

@@ -1,0 +1,447 @@
+//! Trouble at the provider, at the store and with clients that go away. None of
+//! it may end a login that the provider did not end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use regrant::Login;
+use regrant::Regrant;
+use regrant::error::RefreshErrorKind;
+use regrant::provider::Expiry;
+use regrant::provider::Provider;
+use regrant::provider::ProviderError;
+use regrant::provider::TokenResponse;
+use regrant::provider::oauth2::ClientAuthentication;
+use regrant::provider::oauth2::OAuth2Provider;
+use regrant::secret::ClientSecret;
+use regrant::secret::UpstreamAccessToken;
+use regrant::secret::UpstreamRefreshToken;
+use regrant::settings::Lifetimes;
+use regrant::settings::Timings;
+use regrant::store::memory::MemoryStore;
+use tower::ServiceExt as _;
+
+use crate::support::Answer;
+use crate::support::HOUR;
+use crate::support::Lab;
+use crate::support::flaky::FlakyStore;
+use crate::support::post;
+use crate::support::refresh;
+use crate::support::send;
+
+/// Access tokens of ours that outlive the upstream's.
+fn long() -> Lifetimes {
+    Lifetimes::default().access(24 * HOUR)
+}
+
+/// Short enough for a test to sit out.
+fn short() -> Timings {
+    Timings::default()
+        .provider_timeout(Duration::from_millis(200))
+        .lease(Duration::from_millis(300))
+        .wait_budget(Duration::from_millis(400))
+}
+
+async fn regrant(lab: &Lab) -> Regrant {
+    let builder = lab.builder(MemoryStore::new());
+    builder
+        .lifetimes(long())
+        .timings(short())
+        .start()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_login_that_the_provider_ended_is_ended_here_and_never_asked_for_again() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.provider.log_out();
+    lab.clock.advance(HOUR);
+
+    for _ in 0..3 {
+        let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        assert!(answer.header("www-authenticate").contains("invalid_token"));
+        let answer = refresh(&regrant, issued.refresh_token.expose()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer.text("error"), "invalid_grant");
+    }
+    assert_eq!(lab.provider.counts().calls, 1);
+}
+
+#[tokio::test]
+async fn a_provider_in_trouble_is_a_503_never_a_401_and_heals() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.clock.advance(HOUR);
+
+    for (status, body) in [
+        (503, "<html>Service Unavailable</html>"),
+        (429, ""),
+        (500, r#"{"error":"invalid_grant"}"#),
+        (400, r#"{"error":"whatever"}"#),
+        (302, ""),
+    ] {
+        // As often as it is asked within the budget.
+        for _ in 0..20 {
+            lab.faults.answer_next(status, body);
+        }
+        let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{status}");
+        assert_eq!(answer.header("retry-after"), "1");
+        assert_eq!(answer.json()["jsonrpc"], "2.0");
+        assert_eq!(answer.header("www-authenticate"), "");
+        // The token endpoint does not care about the provider.
+        let answer = refresh(&regrant, issued.refresh_token.expose()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{status}");
+        lab.faults.clear();
+    }
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let counts = lab.provider.counts();
+    assert_eq!((counts.refreshes, counts.double_spends), (1, 0));
+}
+
+#[tokio::test]
+async fn a_moment_of_trouble_is_waited_out() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.clock.advance(HOUR);
+    lab.faults.answer_next(503, "");
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(lab.faults.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_provider_that_refuses_the_gateway_itself_harms_no_grant() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.clock.advance(HOUR);
+    lab.faults.answer_next(401, r#"{"error":"invalid_client"}"#);
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.header("retry-after"), "30");
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        lab.faults.requests().len(),
+        1,
+        "it is left alone for a while"
+    );
+
+    lab.clock.advance(Duration::from_secs(31));
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_access_token_that_is_still_good_is_served_while_the_provider_is_down() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    // Within the skew, yet not expired.
+    lab.clock.advance(HOUR - Duration::from_secs(10));
+    lab.faults.answer_next(503, "");
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(lab.seen()[0].bearer().starts_with("upstream-at-0-"));
+    assert_eq!(lab.faults.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_omitted_refresh_token_keeps_the_old_one() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    let body = r#"{"access_token":"another","expires_in":"3600"}"#;
+    lab.faults.answer_next(200, body);
+    let witness = regrant.layer("linear").unwrap();
+    let witness = tower::Layer::layer(&witness, lab.witness());
+
+    lab.clock.advance(HOUR);
+    let answer = send(&witness, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(lab.seen()[0].bearer(), "another");
+
+    lab.clock.advance(HOUR);
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let forms: Vec<_> = lab.faults.requests().into_iter().map(|r| r.1).collect();
+    assert_eq!(forms[0], forms[1], "the same refresh token was sent twice");
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_the_login_lasts_as_long_as_the_access_token() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let tokens = lab.provider.log_in("ada");
+    let login = Login::new("linear", "ada", UpstreamAccessToken::new(tokens.access));
+    let known = regrant.issue(login.clone().expiry(Expiry::After(HOUR)));
+    let (known, unknown) = (known.await.unwrap(), regrant.issue(login).await.unwrap());
+    let gateway = lab.gateway(&regrant);
+
+    lab.clock.advance(HOUR - Duration::from_secs(1));
+    let answer = send(&gateway, post(known.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+
+    lab.clock.advance(Duration::from_secs(1));
+    let answer = send(&gateway, post(known.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    let answer = refresh(&regrant, known.refresh_token.expose()).await;
+    assert_eq!(
+        answer.text("error"),
+        "invalid_grant",
+        "no tokens for nothing"
+    );
+
+    // Where nobody knows the expiry, the upstream decides.
+    let answer = send(&gateway, post(unknown.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    lab.provider.revoke_access_tokens();
+    let answer = send(&gateway, post(unknown.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert!(!answer.header("www-authenticate").contains("upstream"));
+    assert_eq!(lab.faults.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn client_authentication_goes_into_the_header_or_the_body_never_both() {
+    let lab = Lab::start().await;
+    let secret = ClientSecret::new("s3cr:t");
+    for (authentication, header, in_form) in [
+        (
+            ClientAuthentication::Basic(secret.clone()),
+            "Basic Z2F0ZXdheTpzM2NyJTNBdA==",
+            "",
+        ),
+        (
+            ClientAuthentication::Post(secret),
+            "",
+            "&client_id=gateway&client_secret=s3cr%3At",
+        ),
+        (ClientAuthentication::None, "", "&client_id=gateway"),
+    ] {
+        let provider = OAuth2Provider::builder(&lab.token_url, "gateway")
+            .client_authentication(authentication)
+            .scope("read write")
+            .build()
+            .unwrap();
+        let token = UpstreamRefreshToken::new(lab.provider.log_in("ada").refresh);
+
+        let answer = provider.refresh(&token).await.unwrap();
+
+        assert!(answer.access_token.expose().starts_with("upstream-at-"));
+        assert_eq!(answer.expiry, Expiry::After(HOUR));
+        let (headers, form) = lab.faults.requests().pop().unwrap();
+        let sent = headers
+            .get("authorization")
+            .map_or("", |v| v.to_str().unwrap());
+        assert_eq!(sent, header);
+        let token = token.expose();
+        let want =
+            format!("grant_type=refresh_token&refresh_token={token}&scope=read+write{in_form}");
+        assert_eq!(form, want);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_cancels_no_refresh() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.clock.advance(HOUR);
+    lab.faults.hold();
+
+    let request = post(issued.access_token.expose(), "");
+    let mut waiting = Box::pin(gateway.clone().oneshot(request));
+    assert!((&mut waiting).now_or_never().is_none());
+    tokio::select! {
+        _ = &mut waiting => panic!("the provider has not answered"),
+        () = lab.faults.arrived(1) => {}
+    }
+    drop(waiting);
+    lab.faults.release();
+    assert!(regrant.drain(Duration::from_secs(10)).await);
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let counts = lab.provider.counts();
+    assert_eq!((counts.calls, counts.double_spends), (1, 0));
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_never_a_401() {
+    let lab = Lab::start().await;
+    let store = FlakyStore::default();
+    let builder = lab.builder(store.clone()).timings(short());
+    let regrant = builder.lifetimes(long()).start().await.unwrap();
+    let (known, unknown) = (lab.issue(&regrant).await, lab.issue(&regrant).await);
+    let gateway = lab.gateway(&regrant);
+    let ask = async |issued: &regrant::Issued| -> Answer {
+        send(&gateway, post(issued.access_token.expose(), "")).await
+    };
+    assert_eq!(ask(&known).await.status, StatusCode::OK);
+    store.set_down(true);
+
+    // Served from memory within the staleness bound, not after it.
+    assert_eq!(ask(&known).await.status, StatusCode::OK);
+    lab.clock.advance(Timings::default().staleness);
+    for issued in [&known, &unknown] {
+        let answer = ask(issued).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.header("retry-after"), "1");
+        let answer = refresh(&regrant, issued.refresh_token.expose()).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.text("error"), "temporarily_unavailable");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+
+    store.set_down(false);
+    for issued in [&known, &unknown] {
+        assert_eq!(ask(issued).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn what_we_did_not_issue_never_reaches_the_store() {
+    let lab = Lab::start().await;
+    let store = FlakyStore::default();
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    let before = store.calls();
+
+    for (token, replacement) in [("a", "b"), ("0", "1"), ("A", "Z"), (".", "_")] {
+        let forged = issued.access_token.expose().replacen(token, replacement, 1);
+        let answer = send(&gateway, post(&forged, "")).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        let forged = issued
+            .refresh_token
+            .expose()
+            .replacen(token, replacement, 1);
+        let answer = refresh(&regrant, &forged).await;
+        assert_eq!(answer.text("error"), "invalid_grant");
+    }
+
+    assert_eq!(store.calls(), before);
+}
+
+/// Takes the store away while the provider answers.
+#[derive(Debug)]
+struct Saboteur {
+    inner: OAuth2Provider,
+    store: FlakyStore,
+}
+
+impl Provider for Saboteur {
+    fn refresh<'a>(
+        &'a self,
+        refresh_token: &'a UpstreamRefreshToken,
+    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
+        async {
+            let answer = self.inner.refresh(refresh_token).await;
+            self.store.set_down(true);
+            answer
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_pair_that_cannot_be_stored_is_served_from_memory_until_it_can() {
+    let lab = Lab::start().await;
+    let store = FlakyStore::default();
+    let saboteur = Saboteur {
+        inner: lab.oauth2(),
+        store: store.clone(),
+    };
+    let builder = lab.builder(store.clone()).provider("linear", saboteur);
+    let regrant = builder.lifetimes(long()).start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.clock.advance(HOUR);
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(lab.seen()[0].bearer().starts_with("upstream-at-1-"));
+
+    store.set_down(false);
+    assert!(regrant.drain(Duration::from_secs(10)).await);
+    // Another replica finds it in the store.
+    let builder = lab.builder(store).lifetimes(long());
+    let replica = builder.start().await.unwrap();
+    let answer = send(
+        &lab.gateway(&replica),
+        post(issued.access_token.expose(), ""),
+    )
+    .await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(lab.seen()[1].bearer().starts_with("upstream-at-1-"));
+    let counts = lab.provider.counts();
+    assert_eq!((counts.calls, counts.double_spends), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_spend_a_refresh_token_once() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        let builder = lab.builder(store.clone()).lifetimes(long());
+        replicas.push(builder.start().await.unwrap());
+    }
+    let issued = lab.issue(&replicas[0]).await;
+    lab.clock.advance(HOUR);
+    let barrier = Arc::new(tokio::sync::Barrier::new(40));
+    let requests = (0..40).map(|number| {
+        let gateway = lab.gateway(&replicas[number % 2]);
+        let request = post(issued.access_token.expose(), "");
+        let barrier = Arc::clone(&barrier);
+        tokio::spawn(async move {
+            barrier.wait().await;
+            send(&gateway, request).await.status
+        })
+    });
+    let statuses = futures_util::future::join_all(requests).await;
+
+    assert!(statuses.into_iter().all(|status| status.unwrap() == 200));
+    let counts = lab.provider.counts();
+    assert_eq!((counts.calls, counts.double_spends), (1, 0));
+}
+
+#[tokio::test]
+async fn why_a_request_was_refused_is_in_the_extensions_of_the_answer() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    lab.provider.log_out();
+    lab.clock.advance(HOUR);
+
+    let request = post(issued.access_token.expose(), "");
+    let response = lab.gateway(&regrant).oneshot(request).await.unwrap();
+
+    let reason = response.extensions().get::<regrant::error::RefreshError>();
+    assert_eq!(reason.unwrap().kind(), RefreshErrorKind::Terminal);
+}
