@@ -87,7 +87,7 @@ enum Keys {
 struct Database {
     /// Where grants are kept
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
-    database_url: String,
+    database_url: Option<String>,
 }
 
 #[derive(Args)]
@@ -97,7 +97,7 @@ struct Deployment {
     /// `id:base64-of-32-bytes`, comma-separated; the first one seals (`ps`
     /// shows it: prefer the environment)
     #[arg(long, env, hide_env_values = true, value_name = "KEYS")]
-    regrant_keys: String,
+    regrant_keys: Option<String>,
     #[command(flatten)]
     lifetimes: LifetimeArgs,
 }
@@ -171,7 +171,11 @@ async fn main() -> ExitCode {
             let causes = std::iter::successors(error.source(), |error| (*error).source());
             let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
             eprintln!("regrant: {}", text.replace('\n', " "));
-            ExitCode::FAILURE
+            if error.is::<Invalid>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -244,16 +248,25 @@ fn generate(id: &str) -> Result<(), Box<dyn Error>> {
 
 impl Database {
     fn store(&self) -> Result<PostgresStore, Box<dyn Error>> {
-        let store = PostgresStore::connect(&self.database_url)
-            .map_err(|error| format!("DATABASE_URL: {}", source_or(&error)))?;
+        let url = self
+            .database_url
+            .as_ref()
+            .ok_or_else(|| Invalid("DATABASE_URL: is required".to_owned()))?;
+        let store = PostgresStore::connect(url)
+            .map_err(|error| Invalid(format!("DATABASE_URL: {}", source_or(&error))))?;
         Ok(store)
     }
 }
 
 impl Deployment {
     async fn regrant(&self, provider: &str) -> Result<Regrant, Box<dyn Error>> {
+        let store = self.database.store()?;
+        let keys = self
+            .regrant_keys
+            .as_ref()
+            .ok_or_else(|| Invalid("REGRANT_KEYS: is required".to_owned()))?;
         let keyring =
-            Keyring::parse(&self.regrant_keys).map_err(|error| format!("REGRANT_KEYS: {error}"))?;
+            Keyring::parse(keys).map_err(|error| Invalid(format!("REGRANT_KEYS: {error}")))?;
         let mut lifetimes = Lifetimes::default();
         if let Some(access) = self.lifetimes.access_token_ttl {
             lifetimes = lifetimes.access(access);
@@ -265,7 +278,7 @@ impl Deployment {
             lifetimes = lifetimes.refresh_absolute(absolute);
         }
         // No route is served from here, so the public URL is never shown.
-        let regrant = Regrant::builder("http://localhost", self.database.store()?, keyring)
+        let regrant = Regrant::builder("http://localhost", store, keyring)
             .provider(provider, Elsewhere)
             .lifetimes(lifetimes)
             .start()
@@ -273,6 +286,18 @@ impl Deployment {
         Ok(regrant)
     }
 }
+
+/// A setting that is missing or bad; its value is not repeated.
+#[derive(Debug)]
+struct Invalid(String);
+
+impl std::fmt::Display for Invalid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Invalid {}
 
 /// The gateway refreshes; this command never does.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 use crate::support::Answer;
 use crate::support::Lab;
 use crate::support::ask;
+use crate::support::forged;
 use crate::support::form;
 use crate::support::post;
 use crate::support::refresh;
@@ -381,7 +382,7 @@ async fn whatever_is_not_a_token_of_the_caller_revokes_nothing_and_gets_200() {
     let elsewhere = other.builder(MemoryStore::new()).start().await.unwrap();
     let foreign = other.issue(&elsewhere).await;
     let refresh_token = issued.refresh_token.expose();
-    let forged = format!("{}A", &refresh_token[..refresh_token.len() - 1]);
+    let forged = forged(refresh_token);
 
     for (token, client) in [
         ("nonsense", ""),

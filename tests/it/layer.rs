@@ -28,6 +28,7 @@ use tower::ServiceExt as _;
 use crate::support::HOUR;
 use crate::support::Inner;
 use crate::support::Lab;
+use crate::support::forged;
 use crate::support::form;
 use crate::support::post;
 use crate::support::see;
@@ -338,8 +339,7 @@ async fn who_sends_no_token_or_a_bad_one_is_told_so_precisely() {
     }
 
     let access = issued.access_token.expose();
-    let flipped = format!("{}A", &access[..access.len() - 1]);
-    let flipped_again = format!("{}E", &access[..access.len() - 1]);
+    let flipped = forged(access);
     let other_grant = access.replace(&issued.grant_id.to_string(), &"0".repeat(32));
     let long = format!("Bearer {}", "a".repeat(100_000));
     for bad in [
@@ -349,7 +349,6 @@ async fn who_sends_no_token_or_a_bad_one_is_told_so_precisely() {
         b"Bearer \xff\xfe\xfd",
         b"Bearer rgat_\xc3\xa9",
         format!("Bearer {flipped}").as_bytes(),
-        format!("Bearer {flipped_again}").as_bytes(),
         format!("Bearer {other_grant}").as_bytes(),
         format!("Bearer {}", issued.refresh_token.expose()).as_bytes(),
         format!("Bearer {}", access.to_uppercase()).as_bytes(),

@@ -137,9 +137,20 @@ impl Connections {
     pub(super) async fn migrate(&self) -> Result<(), MigrateError> {
         let mut attempt = 1;
         loop {
-            let error = match self.try_migrate().await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+            let connection = self
+                .pool
+                .get()
+                .await
+                .map_err(|error| MigrateError(error.into()))?;
+            // Not given back to the pool: a migration may leave a connection in
+            // any state.
+            let mut connection = Object::take(connection);
+            let error = match migrations::migrations::runner()
+                .run_async(&mut *connection)
+                .await
+            {
+                Ok(_report) => return Ok(()),
+                Err(error) => MigrateError(error.into()),
             };
             // Each migration is one transaction. When replicas start at once
             // one of them wins, and the others collide with what it made; on
@@ -155,21 +166,6 @@ impl Connections {
             tokio::time::sleep(FIRST_PAUSE * attempt).await;
             attempt += 1;
         }
-    }
-
-    async fn try_migrate(&self) -> Result<(), MigrateError> {
-        let connection = self
-            .pool
-            .get()
-            .await
-            .map_err(|error| MigrateError(error.into()))?;
-        // Not given back to the pool: a migration may leave a connection in any state.
-        let mut connection = Object::take(connection);
-        migrations::migrations::runner()
-            .run_async(&mut *connection)
-            .await
-            .map(drop)
-            .map_err(|error| MigrateError(error.into()))
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod database;
 pub(crate) mod faults;
 pub(crate) mod flaky;
 pub(crate) mod process;
+pub(crate) mod secrets;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -55,6 +56,7 @@ pub(crate) struct Lab {
     pub(crate) provider: Provider,
     pub(crate) faults: Faults,
     pub(crate) token_url: String,
+    oauth2: OAuth2Provider,
     pub(crate) clock: ManualClock,
     pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
 }
@@ -89,6 +91,9 @@ impl Lab {
         let faults = Faults::default();
         let token_url = format!("{}/token", serve(faults.around(provider.router())).await);
         Self {
+            oauth2: OAuth2Provider::builder(&token_url, "gateway")
+                .build()
+                .unwrap(),
             provider,
             faults,
             token_url,
@@ -98,9 +103,7 @@ impl Lab {
     }
 
     pub(crate) fn oauth2(&self) -> OAuth2Provider {
-        OAuth2Provider::builder(&self.token_url, "gateway")
-            .build()
-            .unwrap()
+        self.oauth2.clone()
     }
 
     pub(crate) fn builder(&self, store: impl Store) -> RegrantBuilder {
@@ -260,6 +263,12 @@ pub(crate) async fn refresh(regrant: &Regrant, refresh_token: &str) -> Answer {
         ("refresh_token", refresh_token),
     ];
     ask(regrant, form("/oauth/token", &pairs)).await
+}
+
+/// The same token but for its last character.
+pub(crate) fn forged(token: &str) -> String {
+    let (rest, last) = token.split_at(token.len() - 1);
+    format!("{rest}{}", if last == "A" { "B" } else { "A" })
 }
 
 /// Serves a router on loopback until the test ends.
