@@ -38,7 +38,10 @@ pub trait Classify: fmt::Debug + Send + Sync + 'static {
 /// assert!(Unauthorized.is_expired(&head));
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "users name the value; it will never hold anything"
+)]
 pub struct Unauthorized;
 
 impl Classify for Unauthorized {

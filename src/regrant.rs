@@ -173,6 +173,7 @@ impl RegrantBuilder {
     /// [`StartError`] says which of these does not hold.
     pub async fn start(self) -> Result<Regrant, StartError> {
         self.timings.check().map_err(StartError::Config)?;
+        self.lifetimes.check().map_err(StartError::Config)?;
         let public_url = PublicUrl::parse(&self.public_url).map_err(StartError::Config)?;
         if self.store.is_durable() && self.keyring.is_generated() {
             return Err(StartError::Config(ConfigError::new(

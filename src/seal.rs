@@ -503,7 +503,7 @@ mod tests {
     fn a_bad_keyring_is_named_without_telling_the_key() {
         let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
         for (text, want) in [
-            ("".to_owned(), "key 1 is not of the form"),
+            (String::new(), "key 1 is not of the form"),
             (key.to_owned(), "key 1 is not of the form"),
             (format!("{key}:one"), "key 1 is not of the form"),
             (format!("one:{key},{key}"), "key 2 is not of the form"),

@@ -66,6 +66,24 @@ impl Lifetimes {
         self
     }
 
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        for (setting, time, least) in [
+            ("access token lifetime", self.access, SECOND),
+            ("idle refresh lifetime", self.refresh_idle, SECOND),
+            ("absolute refresh lifetime", self.refresh_absolute, SECOND),
+            ("reuse grace", self.reuse_grace, Duration::ZERO),
+            ("leeway", self.leeway, Duration::ZERO),
+        ] {
+            if time < least || time > LONGEST {
+                return Err(ConfigError::new(
+                    setting,
+                    format!("must be between {least:?} and 1000 years"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// When the refresh token of a grant expires:
     /// `min(last_use + idle, created + absolute)`.
     pub(crate) fn refresh_deadline(
@@ -169,6 +187,16 @@ impl Timings {
     /// second replica spend the same token; a waiter that gives up before the
     /// lease ends cannot outlive one crash.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        for (setting, time) in [
+            ("wait budget", self.wait_budget),
+            ("persist timeout", self.persist_timeout),
+            ("expiry skew", self.expiry_skew),
+            ("staleness", self.staleness),
+        ] {
+            if time > LONGEST {
+                return Err(ConfigError::new(setting, "must be less than 1000 years"));
+            }
+        }
         if self.provider_timeout >= self.lease {
             return Err(ConfigError::new(
                 "lease",
@@ -215,6 +243,9 @@ impl Default for Timings {
     }
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+/// Times are added to the present: what is longer would leave the calendar.
+const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 86_400);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -240,6 +271,20 @@ mod tests {
                 .wait_budget(seconds(wait));
             assert_eq!(timings.check().is_ok(), ok, "{timings:?}");
         }
+    }
+
+    #[test]
+    fn times_outside_the_calendar_are_refused() {
+        assert!(Lifetimes::default().check().is_ok());
+        assert!(Lifetimes::default().access(Duration::MAX).check().is_err());
+        assert!(Lifetimes::default().access(Duration::ZERO).check().is_err());
+        assert!(Lifetimes::default().leeway(Duration::MAX).check().is_err());
+        assert!(
+            Timings::default()
+                .wait_budget(Duration::MAX)
+                .check()
+                .is_err()
+        );
     }
 
     #[test]

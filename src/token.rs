@@ -15,7 +15,7 @@
 //! 3. An access token is stored nowhere. Its MAC takes a keyring key *and* the
 //!    salt in the grant's row; forging one takes both.
 //! 4. The pair that a rotation hands out is derived from the refresh token that
-//!    was presented ([`issue_successor`]), so a repeated request gets the same
+//!    was presented, so a repeated request gets the same
 //!    refresh token back, from any replica.
 //!
 //! Prefixes are fixed strings that secret scanners can look for.

@@ -129,8 +129,8 @@ fn lifetimes() -> Result<Lifetimes, Invalid> {
         ("REFRESH_ABSOLUTE_TTL", &mut lifetimes.refresh_absolute),
     ] {
         *field = seconds(name)?.unwrap_or(*field);
-        if field.is_zero() {
-            return Err(Invalid::new(name, "must be more than 0 seconds"));
+        if *field < Duration::from_secs(1) {
+            return Err(Invalid::new(name, "must be 1 second or more"));
         }
     }
     if let Some(grace) = seconds("REUSE_GRACE")? {

@@ -81,13 +81,17 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    /// The time of expiry of a token issued at `issued_at`.
+    /// The time of expiry of a token issued at `issued_at`; `None` if nobody
+    /// knows it, or if what was said makes no sense: a token that expired
+    /// before it was issued would be refreshed on every request, and a year
+    /// after 9999 is more than databases hold.
     pub fn at(self, issued_at: SystemTime) -> Option<SystemTime> {
         match self {
             Self::After(lifetime) => issued_at.checked_add(lifetime),
             Self::At(time) => Some(time),
             Self::Unknown => None,
         }
+        .filter(|time| *time > issued_at && *time < SystemTime::UNIX_EPOCH + YEAR_9999)
     }
 }
 
@@ -191,9 +195,28 @@ pub enum ProviderErrorKind {
     Unsupported,
 }
 
+const YEAR_9999: Duration = Duration::from_secs(253_370_764_800);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_expiry_that_makes_no_sense_is_unknown() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let second = Duration::from_secs(1);
+        for (expiry, want) in [
+            (Expiry::After(second), Some(now + second)),
+            (Expiry::At(now + second), Some(now + second)),
+            (Expiry::Unknown, None),
+            (Expiry::After(Duration::ZERO), None),
+            (Expiry::After(Duration::MAX), None),
+            (Expiry::After(YEAR_9999), None),
+            (Expiry::At(now - second), None),
+        ] {
+            assert_eq!(expiry.at(now), want, "{expiry:?}");
+        }
+    }
 
     #[test]
     fn the_trait_is_dyn_compatible() {

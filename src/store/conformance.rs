@@ -1,4 +1,4 @@
-//! The contract of [`Store`](super::Store), as a suite that every store passes.
+//! The contract of [`Store`], as a suite that every store passes.
 //!
 //! ```
 //! use std::sync::Arc;
