@@ -27,6 +27,7 @@ mod upstream;
 
 use std::env;
 use std::error::Error;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,19 +57,22 @@ use crate::settings::Settings;
 use crate::settings::Upstream;
 
 /// The layer and the proxy: all that makes a gateway of an axum router.
-fn gateway(regrant: &Regrant, upstream: Uri) -> Result<Router, Box<dyn Error>> {
+fn gateway(regrant: &Regrant, upstream: Uri, base: &str) -> Result<Router, Box<dyn Error>> {
     let refresh = regrant.layer(PROVIDER)?.resource_path("/mcp")?;
+    let mut router = Router::new().route("/mcp", any(proxy::forward));
+    if !base.is_empty() {
+        // A proxy in front may strip the path of the public URL, or not.
+        router = router.route(&format!("{base}/mcp"), any(proxy::forward));
+    }
 
-    Ok(Router::new()
-        .route("/mcp", any(proxy::forward))
-        .with_state(Proxy::new(upstream))
-        .layer(refresh))
+    Ok(router.with_state(Proxy::new(upstream)).layer(refresh))
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(tracing::Level::WARN)
         .init();
     let result = match env::args().nth(1).as_deref() {
@@ -78,8 +82,12 @@ async fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
         },
+        Some("-h" | "--help") => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         Some(_) => {
-            eprintln!("usage: gateway [demo]");
+            eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
@@ -141,8 +149,14 @@ impl Running {
         };
         let regrant = start_regrant(settings, &public_url, provider).await?;
 
+        let base = public_url
+            .parse::<Uri>()?
+            .path()
+            .trim_end_matches('/')
+            .to_owned();
+
         Ok(Self {
-            router: gateway(&regrant, upstream)?,
+            router: gateway(&regrant, upstream, &base)?,
             listener,
             address,
             public_url,
@@ -303,10 +317,19 @@ async fn spawn(router: Router) -> Result<String, Box<dyn Error>> {
 fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |error| (*error).source());
     causes
-        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| {
+            // Some errors repeat their cause in their own words.
+            if text.ends_with(&cause) {
+                text
+            } else {
+                format!("{text}: {cause}")
+            }
+        })
         .replace('\n', " ")
 }
 
+const USAGE: &str = "usage: gateway [demo]: settings are environment variables, see README";
 const PROVIDER: &str = "default";
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8787);

@@ -149,7 +149,7 @@ async fn read(
     if claims.generation == grant.generation && claims.generation > 0 && !grant.acknowledged {
         acknowledge(core, &grant);
     }
-    let (cell, _snapshot) = read_credential(core, grant.credential_id).await?;
+    let (cell, _snapshot) = read_credential(core, &grant).await?;
 
     let known = core.cache.grants.get(&claims.id);
     let mut verified: Vec<Verified> = known
@@ -160,8 +160,10 @@ async fn read(
                 && now < token.until
                 && !grant.revoked_access.contains(&token.revocation_entry)
         })
-        .take(VERIFIED_TOKENS - 1)
         .collect();
+    // The oldest ones make room.
+    let surplus = verified.len().saturating_sub(VERIFIED_TOKENS - 1);
+    verified.drain(..surplus);
     verified.push(Verified {
         digest,
         until: claims.expires_at() + core.lifetimes.leeway,
@@ -173,24 +175,36 @@ async fn read(
         verified: RwLock::new(verified),
         read_at: now,
     });
-    // What was read before a revocation here must not outlive it.
-    if core.cache.revocations.load(Ordering::Acquire) == revocations {
-        core.cache.grants.insert(claims.id, Arc::clone(&entry));
+    core.cache.grants.insert(claims.id, Arc::clone(&entry));
+    // What was read before a revocation here must not outlive it. Inserted
+    // first, so that of the two one always sees the other.
+    if core.cache.revocations.load(Ordering::Acquire) != revocations {
+        core.cache.grants.remove(&claims.id);
     }
     Ok(entry)
 }
 
-/// Reads a credential and brings what this process knows of it up to date.
+/// Reads the credential of a grant and brings what this process knows of it up
+/// to date.
 pub(crate) async fn read_credential(
     core: &Core,
-    id: CredentialId,
+    grant: &Grant,
 ) -> Result<(Arc<Cell>, Arc<Snapshot>), RefreshError> {
+    let id = grant.credential_id;
     let row = core
         .store
         .credential(id)
         .await
         .and_then(|row| row.ok_or_else(|| StoreErrorKind::Corrupt.into()))
         .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?;
+    if row.provider != grant.provider || row.subject != grant.subject {
+        tracing::error!(
+            grant = %grant.id,
+            credential = %id,
+            "a grant refers to a credential of another user or provider"
+        );
+        return Err(RefreshErrorKind::Sealed.into());
+    }
     let (snapshot, _refresh_token) = credential::open(&core.keyring, &core.timings, &row)?;
     let mut news = Some(snapshot);
     let Ok(cell) = core.cache.cells.get_or_insert_with(&id, || {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use http::HeaderValue;
@@ -30,6 +32,8 @@ use crate::token::CredentialId;
 pub(crate) struct Cell {
     pub(crate) id: CredentialId,
     current: RwLock<Arc<Snapshot>>,
+    /// One more than the newest generation that an upstream accepted.
+    accepted: AtomicU64,
 }
 
 impl Cell {
@@ -37,7 +41,20 @@ impl Cell {
         Self {
             id,
             current: RwLock::new(Arc::new(snapshot)),
+            accepted: AtomicU64::new(0),
         }
+    }
+
+    /// Notes that an upstream served a request with this generation.
+    pub(crate) fn note_accepted(&self, generation: u64) {
+        // Written once a generation: a hot line that is only read stays shared.
+        if self.accepted.load(Ordering::Relaxed) <= generation {
+            self.accepted.fetch_max(generation + 1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn was_accepted(&self, generation: u64) -> bool {
+        self.accepted.load(Ordering::Relaxed) > generation
     }
 
     pub(crate) fn current(&self) -> Arc<Snapshot> {
@@ -47,8 +64,8 @@ impl Cell {
     /// Takes over what is newer than what is known.
     pub(crate) fn adopt(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let is_news = snapshot.generation > current.generation
-            || (snapshot.generation == current.generation && snapshot.terminal);
+        // A row that has ended stays at its generation for ever.
+        let is_news = snapshot.generation > current.generation || snapshot.terminal;
         if is_news {
             *current = Arc::new(snapshot);
         }
@@ -64,35 +81,36 @@ pub(crate) struct Snapshot {
     /// There is a refresh token.
     pub(crate) refreshable: bool,
     pub(crate) access_token: UpstreamAccessToken,
-    /// `Bearer …`, made once and cloned into each request.
-    pub(crate) bearer: HeaderValue,
+    /// `Bearer …`, made once and cloned into each request; `None` if the
+    /// provider's token does not fit into a header.
+    pub(crate) bearer: Option<HeaderValue>,
     usable_until: Option<SystemTime>,
     expires_at: Option<SystemTime>,
 }
 
 impl Snapshot {
-    fn new(row: &Credential, secrets: Secrets, timings: &Timings) -> Result<Self, RefreshError> {
-        Ok(Self {
+    fn new(row: &Credential, secrets: Secrets, timings: &Timings) -> Self {
+        Self {
             generation: row.generation,
             terminal: row.terminal.is_some(),
             refreshable: secrets.refresh_token.is_some(),
-            bearer: header("Bearer ", &secrets.access_token)?,
+            bearer: header("Bearer ", &secrets.access_token),
             access_token: secrets.access_token,
             usable_until: row
                 .expires_at
                 .map(|expires_at| timings.usable_until(row.refreshed_at, expires_at)),
             expires_at: row.expires_at,
-        })
+        }
     }
 
     /// Fresh enough to be sent without a thought.
     pub(crate) fn is_usable(&self, now: SystemTime) -> bool {
-        !self.terminal && self.usable_until.is_none_or(|until| now < until)
+        !self.terminal && self.bearer.is_some() && self.usable_until.is_none_or(|until| now < until)
     }
 
     /// Due for a refresh, yet better than nothing if that fails.
     pub(crate) fn is_unexpired(&self, now: SystemTime) -> bool {
-        !self.terminal && self.expires_at.is_none_or(|until| now < until)
+        !self.terminal && self.bearer.is_some() && self.expires_at.is_none_or(|until| now < until)
     }
 
     /// Only a new login helps.
@@ -102,15 +120,11 @@ impl Snapshot {
 }
 
 /// `<scheme><token>`, marked so that it is neither logged nor indexed by HTTP/2.
-pub(crate) fn header(
-    scheme: &str,
-    token: &UpstreamAccessToken,
-) -> Result<HeaderValue, RefreshError> {
+pub(crate) fn header(scheme: &str, token: &UpstreamAccessToken) -> Option<HeaderValue> {
     let text = Zeroizing::new(format!("{scheme}{}", token.expose()));
-    let mut value = HeaderValue::from_str(&text)
-        .map_err(|error| RefreshError::new(RefreshErrorKind::Sealed, error))?;
+    let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);
-    Ok(value)
+    Some(value)
 }
 
 /// What is sealed in a credential's row.
@@ -172,7 +186,7 @@ pub(crate) fn open(
     })?;
     let refresh_token = secrets.refresh_token.clone();
 
-    Ok((Snapshot::new(row, secrets, timings)?, refresh_token))
+    Ok((Snapshot::new(row, secrets, timings), refresh_token))
 }
 
 fn row<'a>(id: &'a CredentialId, provider: &'a str, generation: u64) -> Row<'a> {

@@ -3,11 +3,14 @@
 use std::mem;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
+use http::header::CONNECTION;
 use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
 use http_body::Body;
@@ -16,6 +19,7 @@ use tower::Service;
 use crate::authenticate::Authenticated;
 use crate::credential;
 use crate::error::RefreshError;
+use crate::error::RefreshErrorKind;
 use crate::grant::GrantContext;
 use crate::layer::RefreshLayer;
 use crate::replay::Recording;
@@ -68,6 +72,11 @@ where
         // The client's token ends here: it must not reach the upstream, not in
         // the replay either.
         self.head.headers.remove(AUTHORIZATION);
+        // Nor may the client have a proxy behind us drop what we put in, by
+        // calling it a header of its connection (RFC 9110 §7.6.1).
+        if names(&self.head.headers, &self.layer.route.credential_header) {
+            self.head.headers.remove(CONNECTION);
+        }
         let head = self.head.clone();
         let Some(body) = self.body.take() else {
             return Ok(None);
@@ -97,10 +106,17 @@ where
         authenticated: &Authenticated,
     ) -> Result<Request<ReplayBody<B>>, RefreshError> {
         let route = &self.layer.route;
+        let snapshot = &authenticated.snapshot;
         let value = match &route.credential_scheme {
-            None => authenticated.snapshot.bearer.clone(),
-            Some(scheme) => credential::header(scheme, &authenticated.snapshot.access_token)?,
+            None => snapshot.bearer.clone(),
+            Some(scheme) => credential::header(scheme, &snapshot.access_token),
         };
+        let value = value.ok_or_else(|| {
+            RefreshError::new(
+                RefreshErrorKind::Provider,
+                "the provider's access token does not fit into a header",
+            )
+        })?;
         head.headers.insert(&route.credential_header, value);
         head.extensions.insert(GrantContext::new(authenticated));
         Ok(Request::from_parts(head, body))
@@ -127,4 +143,14 @@ where
         }
         response.map(ResponseBody::of_gateway)
     }
+}
+
+/// Whether `Connection` lists this header.
+fn names(headers: &HeaderMap, header: &HeaderName) -> bool {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|name| name.trim().eq_ignore_ascii_case(header.as_str()))
 }

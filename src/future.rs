@@ -69,9 +69,9 @@ pin_project! {
             refused: Option<Res>,
         },
         // There is a newer credential; the gateway may need a moment.
-        Ready { request: Option<Req> },
+        Ready { request: Option<Req>, authenticated: Option<Authenticated> },
         // The gateway is at it for the second time; what it says is final.
-        Replay { #[pin] future: F },
+        Replay { #[pin] future: F, authenticated: Option<Authenticated> },
         // Polled to its end.
         Done,
     }
@@ -178,7 +178,12 @@ where
                         Some(authenticated) if is_expired => {
                             refresh_after(exchange, authenticated, response)
                         }
-                        _ => return this.state.end(exchange.finish(response)),
+                        sent => {
+                            if let Some(sent) = sent {
+                                note(&sent, &response);
+                            }
+                            return this.state.end(exchange.finish(response));
+                        }
                     }
                 }
                 StateProjection::Refresh {
@@ -194,7 +199,7 @@ where
                                 snapshot,
                                 entry: refused.entry,
                             };
-                            replay(exchange, &authenticated)
+                            replay(exchange, authenticated)
                         }
                         // Nothing better is to be had: the upstream's word stands.
                         (Err(error), _, Some(response))
@@ -206,15 +211,25 @@ where
                         (Ok(_), None, _) => State::Done,
                     }
                 }
-                StateProjection::Ready { request } => {
+                StateProjection::Ready {
+                    request,
+                    authenticated,
+                } => {
                     let exchange = present(this.exchange);
                     ready!(exchange.inner.poll_ready(context))?;
                     request.take().map_or(State::Done, |request| State::Replay {
                         future: exchange.inner.call(request),
+                        authenticated: authenticated.take(),
                     })
                 }
-                StateProjection::Replay { future } => {
+                StateProjection::Replay {
+                    future,
+                    authenticated,
+                } => {
                     let response = ready!(future.poll(context))?;
+                    if let Some(sent) = authenticated {
+                        note(sent, &response);
+                    }
                     let response = present(this.exchange).finish(response);
                     return this.state.end(response);
                 }
@@ -287,18 +302,27 @@ where
 
 fn replay<S, B, ResBody>(
     exchange: &mut Exchange<S, B>,
-    authenticated: &Authenticated,
+    authenticated: Authenticated,
 ) -> StateOf<S, B, ResBody>
 where
     S: Service<Request<ReplayBody<B>>, Response = Response<ResBody>>,
     B: Body<Data = Bytes>,
 {
-    match exchange.replay(authenticated) {
+    match exchange.replay(&authenticated) {
         Ok(Some(request)) => State::Ready {
             request: Some(request),
+            authenticated: Some(authenticated),
         },
         Ok(None) => reject(exchange, Rejection::NotReplayable),
         Err(error) => reject(exchange, error.into()),
+    }
+}
+
+/// Remembers that this credential worked: if it is refused later on, it was
+/// revoked early.
+fn note<B>(sent: &Authenticated, response: &Response<B>) {
+    if response.status().is_success() {
+        sent.entry.cell.note_accepted(sent.snapshot.generation);
     }
 }
 

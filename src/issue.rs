@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use crate::credential::Secrets;
 use crate::provider::Expiry;
 use crate::regrant::Regrant;
+use crate::resource;
 use crate::seal::random_bytes;
 use crate::secret::GatewayAccessToken;
 use crate::secret::GatewayRefreshToken;
@@ -123,6 +124,21 @@ impl Login {
                     reason: "must neither be empty nor contain NUL",
                 });
             }
+        }
+        if let Some(resource) = &self.resource
+            && !resource::is_absolute(resource)
+        {
+            return Err(IssueError::Invalid {
+                what: "resource",
+                reason: "must be an absolute http or https URL (RFC 8707 §2)",
+            });
+        }
+        let is_scope = |byte: u8| matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
+        if !self.scope.iter().all(|scope| scope.bytes().all(is_scope)) {
+            return Err(IssueError::Invalid {
+                what: "scope",
+                reason: "must be printable ASCII without quotes (RFC 6749 §3.3)",
+            });
         }
         // It goes into a header: better refused now than on every request.
         if !self

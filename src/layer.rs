@@ -106,7 +106,9 @@ impl RefreshLayer {
     }
 
     /// Whether a request without a bearer token reaches the gateway, without a
-    /// credential, instead of being challenged. The default is `false`.
+    /// credential, instead of being challenged. What the gateway answers to it,
+    /// its challenge included, is then the gateway's own business. The default
+    /// is `false`.
     pub fn pass_through(mut self, pass: bool) -> Self {
         Arc::make_mut(&mut self.route).passes_through = pass;
         self

@@ -208,8 +208,9 @@ async fn check_keys(store: &dyn Store, keyring: &Keyring) -> Result<(), StartErr
     let sealing = keyring
         .sealing()
         .map_err(|_error| StartError::Config(ConfigError::new("keyring", "holds no key")))?;
-    // Noted before it seals anything, and read back: of two replicas that give
-    // one id to different keys, one stops here.
+    // Checked before anything is written: a start that is refused must not
+    // leave a key behind that then keeps everybody else from starting.
+    check_known(store, keyring).await?;
     store
         .register_key(KeyRecord {
             id: sealing.id().to_owned(),
@@ -217,6 +218,12 @@ async fn check_keys(store: &dyn Store, keyring: &Keyring) -> Result<(), StartErr
         })
         .await
         .map_err(StartError::Store)?;
+    // And once more: of two replicas that give one id to different keys at the
+    // same time, one stops here.
+    check_known(store, keyring).await
+}
+
+async fn check_known(store: &dyn Store, keyring: &Keyring) -> Result<(), StartError> {
     for known in store.keys().await.map_err(StartError::Store)? {
         match keyring.by_id(&known.id) {
             None => return Err(StartError::KeyMissing { id: known.id }),
@@ -357,8 +364,8 @@ impl PublicUrl {
         else {
             return Err(refuse("must be an absolute http or https URL"));
         };
-        if uri.query().is_some() || text.contains(['#', '"', '\\']) {
-            return Err(refuse("must have no query and no fragment"));
+        if uri.query().is_some() || text.contains(['#', '"', '\\', '@']) {
+            return Err(refuse("must have no query, fragment or user"));
         }
 
         Ok(Self {

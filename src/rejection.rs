@@ -14,6 +14,8 @@
 //! fixed per situation; what caused it goes to the log and into the response's
 //! extensions.
 
+use std::error::Error;
+
 use http::HeaderValue;
 use http::Response;
 use http::StatusCode;
@@ -116,11 +118,13 @@ impl Rejection {
             headers.insert(RETRY_AFTER, retry_after.into());
         }
         if let Self::Refresh(error) = self {
-            tracing::warn!(
-                status = status.as_u16(),
-                error = &error as &dyn std::error::Error,
-                "no upstream credential for a request"
-            );
+            // Why a login ended was said when it did; saying it again for every
+            // request of it would hide everything else.
+            if status == StatusCode::UNAUTHORIZED {
+                tracing::debug!(error = &error as &dyn Error, "a login has ended");
+            } else {
+                tracing::warn!(error = &error as &dyn Error, "no upstream credential");
+            }
             response.extensions_mut().insert(error);
         }
         response

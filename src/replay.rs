@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Waker;
 use std::task::ready;
 
 use bytes::Bytes;
@@ -61,6 +62,7 @@ impl<B: Body<Data = Bytes>> ReplayBody<B> {
                 trailers: None,
                 has_ended: false,
                 sending: 0,
+                waiting: None,
             }))
         });
         let first = Self {
@@ -97,13 +99,14 @@ where
             this.yielded += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        if !shared.has_ended {
-            let frame = ready!(shared.poll_body(context));
-            if let Some(Ok(frame)) = &frame {
+        if !shared.has_ended
+            && let Some(frame) = ready!(shared.poll_body(context))
+        {
+            if let Ok(frame) = &frame {
                 this.yielded += usize::from(frame.is_data());
                 this.gave_trailers |= frame.is_trailers();
             }
-            return Poll::Ready(frame);
+            return Poll::Ready(Some(frame));
         }
         if this.gave_trailers {
             return Poll::Ready(None);
@@ -117,7 +120,7 @@ where
             return true;
         };
         let shared = lock(shared);
-        shared.is_unyielded_empty(self.yielded)
+        shared.has_no_more_kept(self.yielded)
             && (self.gave_trailers || shared.trailers.is_none())
             && (shared.has_ended || shared.body.is_end_stream())
     }
@@ -169,6 +172,10 @@ impl<B> Recording<B> {
                 let mut shared = lock(shared);
                 shared.kept.as_ref()?;
                 shared.sending += 1;
+                // Its frames will not come any more: it must notice and end.
+                if let Some(waker) = shared.waiting.take() {
+                    waker.wake();
+                }
                 shared.sending
             }
         };
@@ -190,6 +197,8 @@ struct Shared<B> {
     trailers: Option<HeaderMap>,
     has_ended: bool,
     sending: u8,
+    /// Whoever waits for the next frame.
+    waiting: Option<Waker>,
 }
 
 impl<B> Shared<B>
@@ -201,7 +210,10 @@ where
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(self.body.as_mut().poll_frame(context));
+        let Poll::Ready(frame) = self.body.as_mut().poll_frame(context) else {
+            self.waiting = Some(context.waker().clone());
+            return Poll::Pending;
+        };
         match &frame {
             None => self.has_ended = true,
             Some(Ok(frame)) => {
@@ -218,8 +230,12 @@ where
     }
 
     fn keep(&mut self, data: &Bytes) {
+        // There is no third sending to keep anything for.
+        if self.sending > 0 {
+            return;
+        }
         self.kept_bytes = self.kept_bytes.saturating_add(data.len());
-        if self.kept_bytes > self.limit && self.sending == 0 {
+        if self.kept_bytes > self.limit {
             self.kept = None;
         } else if let Some(kept) = &mut self.kept {
             kept.push(data.clone());
@@ -228,7 +244,7 @@ where
 }
 
 impl<B> Shared<B> {
-    fn is_unyielded_empty(&self, yielded: usize) -> bool {
+    fn has_no_more_kept(&self, yielded: usize) -> bool {
         self.kept.as_ref().is_none_or(|kept| yielded >= kept.len())
     }
 }
@@ -307,6 +323,43 @@ mod tests {
 
         assert!(first.frame().await.unwrap().is_err(), "it is superseded");
         assert_eq!(text(second).await, ("one two three".to_owned(), true));
+    }
+
+    #[tokio::test]
+    async fn trailers_are_repeated_though_the_first_reader_stopped_at_them() {
+        let (mut first, recording) = ReplayBody::recording(script(&["one "]), 100);
+        while !first.frame().await.unwrap().unwrap().is_trailers() {}
+
+        let second = recording.replay().unwrap();
+
+        assert_eq!(text(second).await, ("one ".to_owned(), true));
+    }
+
+    #[tokio::test]
+    async fn the_second_sending_keeps_nothing_more() {
+        let data = vec!["12345"; 100];
+        let (mut first, recording) = ReplayBody::recording(script(&data), 9);
+        let _frame = first.frame().await.unwrap().unwrap();
+
+        let second = recording.replay().unwrap();
+        let shared = second.shared.clone().unwrap();
+
+        assert_eq!(text(second).await, ("12345".repeat(100), true));
+        assert_eq!(lock(&shared).kept.as_ref().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_first_sending_that_waits_for_a_frame_is_woken_when_it_is_over() {
+        let (_sender, body) = http_body_util::channel::Channel::<Bytes, BoxError>::new(1);
+        let (mut first, recording) = ReplayBody::recording(body, 9);
+        let mut waiting = tokio_test::task::spawn(first.frame());
+        tokio_test::assert_pending!(waiting.poll());
+
+        let _second = recording.replay().unwrap();
+
+        assert!(waiting.is_woken());
+        let frame = tokio_test::assert_ready!(waiting.poll()).unwrap();
+        assert!(frame.is_err(), "it is superseded");
     }
 
     #[tokio::test]

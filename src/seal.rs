@@ -39,8 +39,8 @@ use crate::token::GrantId;
 /// The keys of a deployment: the first one seals, all of them open.
 ///
 /// Cheap to clone. To change keys, first give every replica the new key in
-/// second place, then move it to the first; drop the old one when nothing is
-/// sealed under it any more.
+/// second place, then move it to the first. The old one stays, in any place but
+/// the first: rows are sealed under it, and tokens are tagged with it.
 #[derive(Clone)]
 pub struct Keyring {
     keys: Arc<[Key]>,

@@ -64,7 +64,13 @@ impl Upstream {
     fn from_env() -> Result<Option<Self>, Invalid> {
         let Some(url) = parsed::<Uri>("GATEWAY_UPSTREAM", "an http or https URL")? else {
             // Half a configuration would look like it works.
-            for name in ["PROVIDER_TOKEN_URL", "PROVIDER_CLIENT_ID"] {
+            for name in [
+                "PROVIDER_TOKEN_URL",
+                "PROVIDER_CLIENT_ID",
+                "PROVIDER_CLIENT_SECRET",
+                "PROVIDER_CLIENT_AUTH",
+                "PROVIDER_SCOPE",
+            ] {
                 if text(name)?.is_some() {
                     return Err(Invalid::new(
                         "GATEWAY_UPSTREAM",
@@ -150,17 +156,33 @@ fn timings() -> Result<Timings, Invalid> {
     ] {
         *field = seconds(name)?.unwrap_or(*field);
     }
-    if timings.provider_timeout >= timings.lease {
+    let Timings {
+        provider_timeout,
+        lease,
+        wait_budget,
+        ..
+    } = timings;
+    if provider_timeout.is_zero() {
         return Err(Invalid::new(
-            "LEASE",
-            "must be longer than PROVIDER_TIMEOUT",
+            "PROVIDER_TIMEOUT",
+            "must be more than 0 seconds",
         ));
     }
-    if timings.lease > timings.wait_budget {
-        return Err(Invalid::new(
-            "WAIT_BUDGET",
-            "must not be shorter than LEASE",
-        ));
+    if provider_timeout >= lease {
+        let reason = format!(
+            "is {} s and must be longer than PROVIDER_TIMEOUT, {} s",
+            lease.as_secs_f64(),
+            provider_timeout.as_secs_f64()
+        );
+        return Err(Invalid::new("LEASE", reason));
+    }
+    if lease > wait_budget {
+        let reason = format!(
+            "is {} s and must not be shorter than LEASE, {} s",
+            wait_budget.as_secs_f64(),
+            lease.as_secs_f64()
+        );
+        return Err(Invalid::new("WAIT_BUDGET", reason));
     }
     Ok(timings)
 }

@@ -251,9 +251,10 @@ impl Database {
         let url = self
             .database_url
             .as_ref()
+            .filter(|url| !url.is_empty())
             .ok_or_else(|| Invalid("DATABASE_URL: is required".to_owned()))?;
         let store = PostgresStore::connect(url)
-            .map_err(|error| Invalid(format!("DATABASE_URL: {}", source_or(&error))))?;
+            .map_err(|error| Invalid(format!("DATABASE_URL: {error}")))?;
         Ok(store)
     }
 }
@@ -264,6 +265,7 @@ impl Deployment {
         let keys = self
             .regrant_keys
             .as_ref()
+            .filter(|keys| !keys.is_empty())
             .ok_or_else(|| Invalid("REGRANT_KEYS: is required".to_owned()))?;
         let keyring =
             Keyring::parse(keys).map_err(|error| Invalid(format!("REGRANT_KEYS: {error}")))?;
@@ -345,10 +347,6 @@ impl Lines {
         };
         lines.pop().ok_or_else(|| "stdin has too few lines".into())
     }
-}
-
-fn source_or(error: &dyn Error) -> String {
-    error.source().unwrap_or(error).to_string()
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -183,7 +183,9 @@ enum Endpoint {
 
 impl Endpoint {
     fn at(core: &Core, path: &str) -> Option<Self> {
-        match path {
+        let base = core.public_url.path();
+        // Where the public URL has a path, a proxy in front may strip it or not.
+        match path.strip_prefix(base).unwrap_or(path) {
             // Some clients guess `/token` after a restart.
             "/oauth/token" | "/token" => Some(Self::Token),
             "/oauth/revoke" => Some(Self::Revoke),
@@ -192,7 +194,6 @@ impl Endpoint {
                 // the well-known one, and the plain one behind a proxy that
                 // strips it.
                 let rest = path.strip_prefix("/.well-known/")?;
-                let base = core.public_url.path();
                 if let Some(issuer) = rest.strip_prefix("oauth-authorization-server") {
                     return (issuer.is_empty() || issuer == base).then_some(Self::ServerMetadata);
                 }

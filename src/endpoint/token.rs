@@ -53,7 +53,7 @@ pub(super) async fn token(core: &Arc<Core>, form: Form) -> Result<Response<OwnBo
     for _ in 0..ROTATION_ATTEMPTS {
         let grant = core.store.grant(presented.id).await?.ok_or_else(unknown)?;
         check(core, &grant, &form)?;
-        let (_cell, snapshot) = read_credential(core, grant.credential_id).await?;
+        let (_cell, snapshot) = read_credential(core, &grant).await?;
         if snapshot.is_dead(core.clock.now()) {
             return Err(OAuthError::invalid_grant("the upstream login has ended"));
         }
@@ -106,8 +106,8 @@ fn check(core: &Core, grant: &Grant, form: &Form) -> Result<(), OAuthError> {
             return Err(OAuthError::invalid_target());
         }
     }
-    if let Some(wanted) = form.text("scope") {
-        let granted = grant.scope.as_deref().unwrap_or_default();
+    // A grant without a scope is not limited by one.
+    if let (Some(wanted), Some(granted)) = (form.text("scope"), &grant.scope) {
         let has = |scope| granted.split_ascii_whitespace().any(|s| s == scope);
         if !wanted.split_ascii_whitespace().all(has) {
             return Err(OAuthError::invalid_scope());

@@ -43,10 +43,11 @@ pub(super) fn read(status: StatusCode, body: &[u8]) -> Result<TokenResponse, Pro
 /// The table of RFC 6749 §5.2, by who must act.
 fn error(status: StatusCode, code: &str) -> ProviderError {
     let kind = match code {
-        // A server in trouble sometimes says `invalid_grant` with a 5xx: only
-        // a refusal ends a login.
-        "invalid_grant" if status.is_server_error() => ProviderErrorKind::Transient,
-        "invalid_grant" => ProviderErrorKind::Terminal,
+        // Only a refusal ends a login: servers in trouble, and limiters, say
+        // `invalid_grant` with other statuses too.
+        "invalid_grant" if matches!(status.as_u16(), 200 | 400 | 401 | 403) => {
+            ProviderErrorKind::Terminal
+        }
         "invalid_client"
         | "unauthorized_client"
         | "unsupported_grant_type"
@@ -96,6 +97,8 @@ fn text<'a>(members: &'a Map<String, Value>, names: &[&str]) -> Option<&'a str> 
     names
         .iter()
         .filter_map(|name| members.get(*name)?.as_str())
+        // No token has space around it; a line's end is easily sent along.
+        .map(str::trim)
         .find(|text| !text.is_empty())
 }
 
@@ -190,6 +193,7 @@ mod tests {
         for body in [
             r#"{"access_token":"a","refresh_token":"r"}"#,
             r#"{"accessToken":"a","refreshToken":"r"}"#,
+            r#"{"access_token":" a\n","refresh_token":"r\n"}"#,
             "access_token=a&refresh_token=r",
         ] {
             let response = ok(body);
@@ -222,6 +226,8 @@ mod tests {
             (403, r#"{"error":"invalid_grant"}"#, Terminal),
             (200, r#"{"error":"invalid_grant"}"#, Terminal),
             (500, r#"{"error":"invalid_grant"}"#, Transient),
+            (429, r#"{"error":"invalid_grant"}"#, Transient),
+            (404, r#"{"error":"invalid_grant"}"#, Transient),
             (401, r#"{"error":"invalid_client"}"#, Misconfigured),
             (400, r#"{"error":"unauthorized_client"}"#, Misconfigured),
             (503, r#"{"error":"invalid_client"}"#, Transient),

@@ -7,10 +7,16 @@
 //! | spend | the refresh token, which may be single-use | **no** |
 //! | settle | generation and fence | **no**: retried, served from memory meanwhile |
 //!
+//! Before the claim, in this order: the provider ended it; it is good enough
+//! already; a newer pair is still on its way to the store; there is no refresh
+//! token; somebody asked to be left alone; the upstream's word was followed a
+//! moment ago.
+//!
 //! Nothing is locked and no connection is held while the provider is asked.
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -32,7 +38,6 @@ use crate::secret::UpstreamRefreshToken;
 use crate::store::Claim;
 use crate::store::Credential;
 use crate::store::StoreError;
-use crate::store::StoreErrorKind;
 
 pub(super) struct Attempt {
     core: Arc<Core>,
@@ -103,10 +108,13 @@ impl Attempt {
         if current.generation > row.generation {
             // A pair of ours that the store has not taken yet. Its predecessor,
             // which the store still has, is spent.
-            return Ok(Step::wait(
-                RefreshErrorKind::Store,
-                StoreError::from(StoreErrorKind::Unavailable),
-            ));
+            return Ok(Step::Wait {
+                at_least: Duration::ZERO,
+                error: RefreshError::new(
+                    RefreshErrorKind::Store,
+                    "the newest tokens are not stored yet",
+                ),
+            });
         }
         let Some(refresh_token) = refresh_token else {
             return match self.want {
@@ -124,27 +132,28 @@ impl Attempt {
                 error: RefreshErrorKind::Provider.into(),
             });
         }
-        let forced = matches!(self.want, Want::NewerThan(_));
-        if forced
-            && row
-                .forced_at
-                .is_some_and(|at| now < at + FORCED_REFRESH_INTERVAL)
+        if self.want.is_forced()
+            && current.is_usable(now)
+            && let Some(wait) = forced_too_recently(&row, now)
         {
-            // The upstream refuses what was refreshed on its word just now:
-            // asking the provider once more would only start a storm.
-            return Err(RefreshErrorKind::NotRefreshable.into());
+            // The upstream refuses what was refreshed on its word just now.
+            // Asking the provider once more would only start a storm.
+            return Err(if self.cell.was_accepted(row.generation) {
+                // It did accept it, so this is not its last word.
+                RefreshError::from(RefreshErrorKind::Provider).with_retry_after(Some(wait))
+            } else {
+                RefreshErrorKind::NotRefreshable.into()
+            });
         }
 
         let lease = self.core.timings.lease;
-        let claimed = self
-            .core
-            .store
-            .claim(row.id, row.generation, lease, forced.then_some(now))
-            .await;
+        // The lease runs from when the store hears of it; before that is safe.
+        let lease_ends = Instant::now() + lease;
+        let claimed = self.core.store.claim(row.id, row.generation, lease).await;
         match claimed {
             // Cancellation: from here on only the end of the process can stop
             // us; the lease then keeps others away until it runs out.
-            Ok(Some(row)) => self.spend(row, &refresh_token).await,
+            Ok(Some(row)) => self.spend(row, &refresh_token, lease_ends).await,
             // Another replica is at it: wait for what it gets.
             Ok(None) => Ok(Step::Wait {
                 at_least: Duration::ZERO,
@@ -158,6 +167,7 @@ impl Attempt {
         &self,
         row: Credential,
         refresh_token: &UpstreamRefreshToken,
+        lease_ends: Instant,
     ) -> Result<Step, RefreshError> {
         let claim = Claim {
             id: row.id,
@@ -165,10 +175,9 @@ impl Attempt {
             fence: row.fence,
         };
         let provider = self.core.provider(&row.provider)?;
-        let asked = tokio::time::timeout(
-            self.core.timings.provider_timeout,
-            provider.refresh(refresh_token),
-        );
+        // Never longer than the lease: then another replica may ask.
+        let limit = lease_ends.min(Instant::now() + self.core.timings.provider_timeout);
+        let asked = tokio::time::timeout_at(limit, provider.refresh(refresh_token));
         let error = match asked.await {
             Ok(Ok(response)) => {
                 return self
@@ -190,7 +199,7 @@ impl Attempt {
             settlement,
             wait,
             kind,
-        } = Verdict::on(&error, self.core.clock.now());
+        } = Verdict::on(&error, row.expires_at, self.core.clock.now());
         // If this write is lost the lease runs out by itself, and whoever comes
         // next hears the provider's answer again.
         match self.core.store.settle(claim, settlement).await {
@@ -234,24 +243,27 @@ impl Attempt {
         row.expires_at = response.expiry.at(row.refreshed_at);
         row.not_before = None;
 
-        let settling = Settling::new(Arc::clone(&self.core), claim, row);
-        let outcome = match settling.once().await {
-            Ok(stored) => {
-                let (snapshot, _refresh_token) = self.open(&stored)?;
-                self.cell.adopt(snapshot)
-            }
+        row.forced_at = self.want.is_forced().then_some(row.refreshed_at);
+
+        let mut settling = Settling::new(Arc::clone(&self.core), claim, row.clone());
+        let stored = match settling.once().await {
+            Ok(stored) => stored,
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "a refreshed credential could not be stored: serving it from memory, trying on"
                 );
-                let (snapshot, _refresh_token) = self.open(settling.row())?;
-                self.core
-                    .tasks
-                    .spawn(async move { settling.until_done().await });
-                self.cell.adopt(snapshot)
+                // First of all, before anything that can fail.
+                let tasks = self.core.tasks.clone();
+                tasks.spawn(async move { settling.until_done().await });
+                row
             }
         };
+        let (snapshot, _refresh_token) = self.open(&stored)?;
+        let outcome = self.cell.adopt(snapshot);
+        if outcome.terminal {
+            return Err(RefreshErrorKind::Terminal.into());
+        }
         tracing::info!(generation = outcome.generation, "credential refreshed");
         Ok(outcome)
     }
@@ -282,6 +294,12 @@ impl Step {
             error: RefreshError::new(kind, source),
         }
     }
+}
+
+/// How long until an upstream's 401 may cause the next refresh.
+fn forced_too_recently(row: &Credential, now: SystemTime) -> Option<Duration> {
+    let next = row.forced_at?.checked_add(FORCED_REFRESH_INTERVAL)?;
+    next.duration_since(now).ok().filter(|wait| !wait.is_zero())
 }
 
 fn missing_row() -> RefreshError {

@@ -24,6 +24,7 @@ impl Flights {
     pub(super) fn join<'a, F>(
         &self,
         id: CredentialId,
+        is_forced: bool,
         start: impl FnOnce() -> (&'a TaskTracker, F),
     ) -> Flight
     where
@@ -34,7 +35,10 @@ impl Flights {
             return flight.clone();
         }
         let (sender, receiver) = watch::channel(None);
-        let flight = Flight(receiver);
+        let flight = Flight {
+            outcome: receiver,
+            is_forced,
+        };
         flights.insert(id, flight.clone());
         drop(flights);
 
@@ -61,11 +65,19 @@ impl fmt::Debug for Flights {
 }
 
 #[derive(Clone)]
-pub(super) struct Flight(watch::Receiver<Option<Outcome>>);
+pub(super) struct Flight {
+    outcome: watch::Receiver<Option<Outcome>>,
+    is_forced: bool,
+}
 
 impl Flight {
+    /// Whether an upstream's 401 started it.
+    pub(super) fn is_forced(&self) -> bool {
+        self.is_forced
+    }
+
     pub(super) async fn outcome(mut self) -> Outcome {
-        match self.0.wait_for(Option::is_some).await {
+        match self.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone(),
             // The task panicked: its lease ends by itself.
             Err(closed) => {

@@ -31,6 +31,11 @@ pub(crate) enum Want {
 }
 
 impl Want {
+    /// Whether an upstream's word, not the clock, is the cause.
+    fn is_forced(self) -> bool {
+        matches!(self, Self::NewerThan(_))
+    }
+
     fn is_met_by(self, snapshot: &Snapshot, now: SystemTime) -> bool {
         match self {
             Self::Usable => snapshot.is_usable(now),
@@ -57,22 +62,36 @@ pub(crate) async fn refreshed(
     }
     let waiting = async {
         loop {
-            let flight = core.flights.join(cell.id, || {
+            let flight = core.flights.join(cell.id, want.is_forced(), || {
                 let attempt = Attempt::new(Arc::clone(core), Arc::clone(cell), provider, want);
                 (&core.tasks, attempt.run())
             });
+            let was_forced = flight.is_forced();
             let outcome = flight.outcome().await;
             // A flight that began for another reason may have ended short of
             // what is wanted here: then the next one is ours.
-            match (&outcome, want) {
-                (Ok(snapshot), Want::NewerThan(generation))
-                    if snapshot.generation <= generation => {}
-                _ => return outcome,
+            let is_ours = match (&outcome, want) {
+                (Ok(snapshot), Want::NewerThan(generation)) => snapshot.generation > generation,
+                (Ok(_), Want::Usable) | (Err(_), Want::NewerThan(_)) => true,
+                // That the upstream refused a token does not concern somebody
+                // whose token is still good.
+                (Err(error), Want::Usable) => {
+                    !was_forced || error.kind() == RefreshErrorKind::Terminal
+                }
+            };
+            if is_ours {
+                return outcome;
             }
         }
     };
 
     tokio::time::timeout(core.timings.wait_budget, waiting)
         .await
-        .unwrap_or_else(|elapsed| Err(RefreshError::new(RefreshErrorKind::Provider, elapsed)))
+        .unwrap_or_else(|elapsed| {
+            let current = cell.current();
+            if matches!(want, Want::Usable) && current.is_unexpired(core.clock.now()) {
+                return Ok(current);
+            }
+            Err(RefreshError::new(RefreshErrorKind::Provider, elapsed))
+        })
 }

@@ -26,24 +26,36 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    pub(super) fn on(error: &ProviderError, now: SystemTime) -> Self {
+    pub(super) fn on(
+        error: &ProviderError,
+        expires_at: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Self {
+        let has_expired = expires_at.is_some_and(|at| at <= now);
         let (least, kind) = match error.kind() {
             ProviderErrorKind::Terminal => (Duration::ZERO, RefreshErrorKind::Terminal),
             ProviderErrorKind::Misconfigured => {
                 (MISCONFIGURED_PAUSE, RefreshErrorKind::Misconfigured)
             }
             ProviderErrorKind::Ambiguous => (AMBIGUOUS_PAUSE, RefreshErrorKind::Provider),
-            ProviderErrorKind::Unsupported => {
-                (MISCONFIGURED_PAUSE, RefreshErrorKind::NotRefreshable)
+            // Dead when its access token is, and not to be asked for before.
+            ProviderErrorKind::Unsupported if has_expired => {
+                (Duration::ZERO, RefreshErrorKind::Terminal)
             }
-            ProviderErrorKind::Transient => (Duration::ZERO, RefreshErrorKind::Provider),
+            ProviderErrorKind::Unsupported => (
+                expires_at
+                    .and_then(|at| at.duration_since(now).ok())
+                    .unwrap_or(MISCONFIGURED_PAUSE),
+                RefreshErrorKind::NotRefreshable,
+            ),
+            ProviderErrorKind::Transient => (TRANSIENT_PAUSE, RefreshErrorKind::Provider),
         };
         let wait = error
             .retry_after()
             .map_or(least, |asked| asked.min(LONGEST_RETRY_AFTER).max(least));
         let settlement = if kind == RefreshErrorKind::Terminal {
             Settlement::Terminal {
-                reason: error.code().unwrap_or("invalid_grant").to_owned(),
+                reason: error.code().unwrap_or("ended").to_owned(),
             }
         } else {
             Settlement::Released {
@@ -71,48 +83,58 @@ impl Settling {
         Self { core, claim, row }
     }
 
-    pub(super) fn row(&self) -> &Credential {
-        &self.row
-    }
-
-    /// The row that counts: ours, or a newer one if we came too late.
-    pub(super) async fn once(&self) -> Result<Credential, StoreError> {
-        let outcome = Settlement::Refreshed {
-            sealed: self.row.sealed.clone(),
-            expires_at: self.row.expires_at,
-            refreshed_at: self.row.refreshed_at,
-        };
-        let settle = self.core.store.settle(self.claim, outcome);
-        let settled = tokio::time::timeout(self.core.timings.persist_timeout, settle)
-            .await
-            .map_err(|elapsed| StoreError::new(StoreErrorKind::Unavailable, elapsed))??;
-        if settled {
+    /// The row that counts from now on: ours, or what somebody else stored.
+    ///
+    /// # Errors
+    ///
+    /// If ours is not stored yet and may still be.
+    pub(super) async fn once(&mut self) -> Result<Credential, StoreError> {
+        if self.settle().await? {
             return Ok(self.row.clone());
         }
-        let stored = self
-            .core
-            .store
-            .credential(self.claim.id)
-            .await?
-            .ok_or(StoreErrorKind::Corrupt)?;
+        let id = self.claim.id;
+        let stored = self.core.store.credential(id).await?;
+        let stored = stored.ok_or(StoreErrorKind::Corrupt)?;
         // An earlier try may have gone through unnoticed; then this is ours.
         if stored.sealed == self.row.sealed {
             return Ok(stored);
         }
-        tracing::error!(
-            generation = self.claim.generation,
-            stored = stored.generation,
-            "a refreshed credential came too late to be stored"
-        );
-        if stored.generation > self.claim.generation {
+        if stored.generation > self.claim.generation || stored.terminal.is_some() {
+            tracing::error!(
+                credential = %id,
+                generation = self.claim.generation,
+                stored = stored.generation,
+                "refreshed tokens came too late to be stored"
+            );
             return Ok(stored);
         }
-        // Our lease ran out and another replica is spending the same token.
-        // What we hold works, so this process goes on with it.
-        Ok(self.row.clone())
+        // Our lease ran out and another replica took it, with the token that we
+        // have spent. What we hold is what works: once that one has given up,
+        // the turn is ours again.
+        let lease = self.core.timings.lease;
+        let generation = self.claim.generation;
+        let reclaimed = self.core.store.claim(id, generation, lease).await?;
+        self.claim.fence = reclaimed.ok_or(StoreErrorKind::Unavailable)?.fence;
+        if self.settle().await? {
+            return Ok(self.row.clone());
+        }
+        Err(StoreErrorKind::Unavailable.into())
     }
 
-    pub(super) async fn until_done(&self) {
+    async fn settle(&self) -> Result<bool, StoreError> {
+        let outcome = Settlement::Refreshed {
+            sealed: self.row.sealed.clone(),
+            expires_at: self.row.expires_at,
+            refreshed_at: self.row.refreshed_at,
+            forced_at: self.row.forced_at,
+        };
+        let settle = self.core.store.settle(self.claim, outcome);
+        tokio::time::timeout(self.core.timings.persist_timeout, settle)
+            .await
+            .map_err(|elapsed| StoreError::new(StoreErrorKind::Unavailable, elapsed))?
+    }
+
+    pub(super) async fn until_done(&mut self) {
         let mut pause = FIRST_PAUSE;
         while self.once().await.is_err() {
             tokio::time::sleep(pause).await;
@@ -122,6 +144,8 @@ impl Settling {
     }
 }
 
+/// No request may start a call of its own while the provider is in trouble.
+const TRANSIENT_PAUSE: Duration = Duration::from_secs(1);
 /// Time for another replica's answer to arrive, should it be the one that counts.
 const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(2);
 const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(30);

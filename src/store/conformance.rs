@@ -101,17 +101,14 @@ async fn an_id_is_inserted_once(store: &dyn Store) {
 async fn a_claim_needs_the_present_generation_and_no_running_lease(store: &dyn Store) {
     let Credential { id, .. } = inserted(store).await;
 
-    assert!(store.claim(id, 1, MINUTE, None).await.unwrap().is_none());
-    let forced_at = Some(noon());
-    let first = store.claim(id, 0, Duration::ZERO, forced_at).await.unwrap();
-    let first = first.unwrap();
+    assert!(store.claim(id, 1, MINUTE).await.unwrap().is_none());
+    let first = store.claim(id, 0, Duration::ZERO).await.unwrap().unwrap();
     assert_eq!((first.generation, first.fence), (0, 1));
-    assert_eq!(first.forced_at, forced_at);
 
     // The first lease has run out; the second one runs.
-    let second = store.claim(id, 0, MINUTE, None).await.unwrap().unwrap();
-    assert_eq!((second.fence, second.forced_at), (2, forced_at));
-    assert!(store.claim(id, 0, MINUTE, None).await.unwrap().is_none());
+    let second = store.claim(id, 0, MINUTE).await.unwrap().unwrap();
+    assert_eq!(second.fence, 2);
+    assert!(store.claim(id, 0, MINUTE).await.unwrap().is_none());
 }
 
 async fn a_settlement_needs_generation_and_fence(store: &dyn Store) {
@@ -120,6 +117,7 @@ async fn a_settlement_needs_generation_and_fence(store: &dyn Store) {
         sealed: vec![byte],
         expires_at: Some(noon() + MINUTE),
         refreshed_at: noon(),
+        forced_at: (byte == 3).then(noon),
     };
     let stale = claimed(store, id, Duration::ZERO).await;
     let present = claimed(store, id, MINUTE).await;
@@ -136,16 +134,21 @@ async fn a_settlement_needs_generation_and_fence(store: &dyn Store) {
     let row = store.credential(id).await.unwrap().unwrap();
     assert_eq!((row.generation, row.sealed), (1, vec![3]));
     assert_eq!(row.expires_at, Some(noon() + MINUTE));
+    assert_eq!(row.forced_at, Some(noon()));
 
     // Settling gave the lease back.
-    let next = store.claim(id, 1, MINUTE, None).await.unwrap().unwrap();
+    let next = store.claim(id, 1, MINUTE).await.unwrap().unwrap();
     let next = claim_of(&next);
     let not_before = noon() + MINUTE;
     let released = Settlement::Released { not_before };
     assert!(store.settle(next, released).await.unwrap());
     let row = store.credential(id).await.unwrap().unwrap();
     assert_eq!((row.generation, row.not_before), (1, Some(not_before)));
-    assert!(store.claim(id, 1, MINUTE, None).await.unwrap().is_some());
+    let last = store.claim(id, 1, MINUTE).await.unwrap().unwrap();
+    assert!(store.settle(claim_of(&last), refreshed(5)).await.unwrap());
+    let row = store.credential(id).await.unwrap().unwrap();
+    assert_eq!((row.generation, row.not_before), (2, None));
+    assert_eq!(row.forced_at, Some(noon()), "kept");
 }
 
 async fn a_terminal_credential_is_never_claimed_again(store: &dyn Store) {
@@ -166,13 +169,13 @@ async fn a_terminal_credential_is_never_claimed_again(store: &dyn Store) {
     let row = store.credential(id).await.unwrap().unwrap();
     assert_eq!(row.terminal.as_deref(), Some("invalid_grant"));
     assert_eq!(row.generation, 0);
-    assert!(store.claim(id, 0, MINUTE, None).await.unwrap().is_none());
+    assert!(store.claim(id, 0, MINUTE).await.unwrap().is_none());
 }
 
 async fn of_many_claims_at_once_exactly_one_wins(store: &Arc<dyn Store>) {
     let Credential { id, .. } = inserted(&**store).await;
     let won = at_once(store, move |store| async move {
-        store.claim(id, 0, MINUTE, None).await.unwrap().is_some()
+        store.claim(id, 0, MINUTE).await.unwrap().is_some()
     })
     .await;
     assert_eq!(won, 1);
@@ -286,13 +289,7 @@ async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
 
     assert!(store.grant(id).await.unwrap().is_none());
     assert!(store.credential(claim.id).await.unwrap().is_none());
-    assert!(
-        store
-            .claim(claim.id, 0, MINUTE, None)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(store.claim(claim.id, 0, MINUTE).await.unwrap().is_none());
     assert!(!store.settle(claim, released).await.unwrap());
     assert!(!store.rotate(rotation(&grant, 53)).await.unwrap());
     assert!(!store.count_replay(id, 0, 9).await.unwrap());
@@ -339,7 +336,7 @@ async fn inserted_grant(store: &dyn Store) -> Grant {
 }
 
 async fn claimed(store: &dyn Store, id: CredentialId, lease: Duration) -> Claim {
-    claim_of(&store.claim(id, 0, lease, None).await.unwrap().unwrap())
+    claim_of(&store.claim(id, 0, lease).await.unwrap().unwrap())
 }
 
 fn claim_of(row: &Credential) -> Claim {

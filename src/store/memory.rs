@@ -97,7 +97,6 @@ impl Store for MemoryStore {
         id: CredentialId,
         generation: u64,
         lease: Duration,
-        forced_at: Option<SystemTime>,
     ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
         self.with(|tables| {
             let now = Instant::now();
@@ -113,7 +112,6 @@ impl Store for MemoryStore {
                 .map(|leased| {
                     leased.until = Some(now + lease);
                     leased.row.fence += 1;
-                    leased.row.forced_at = forced_at.or(leased.row.forced_at);
                     leased.row.clone()
                 }))
         })
@@ -134,11 +132,13 @@ impl Store for MemoryStore {
                     sealed,
                     expires_at,
                     refreshed_at,
+                    forced_at,
                 } => {
                     leased.row.generation += 1;
                     leased.row.sealed = sealed;
                     leased.row.expires_at = expires_at;
                     leased.row.refreshed_at = refreshed_at;
+                    leased.row.forced_at = forced_at.or(leased.row.forced_at);
                     leased.row.not_before = None;
                 }
                 Settlement::Terminal { reason } => leased.row.terminal = Some(reason),

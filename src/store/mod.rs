@@ -65,7 +65,6 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         id: CredentialId,
         generation: u64,
         lease: Duration,
-        forced_at: Option<SystemTime>,
     ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>>;
 
     /// Ends a claim with its outcome, if the credential is still at the
@@ -254,6 +253,9 @@ pub enum Settlement {
         expires_at: Option<SystemTime>,
         /// When it was issued.
         refreshed_at: SystemTime,
+        /// The same, if an upstream's 401 was the cause; `None` leaves the
+        /// row's `forced_at` as it is.
+        forced_at: Option<SystemTime>,
     },
     /// The provider ended it, with this error.
     Terminal {

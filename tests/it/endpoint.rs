@@ -503,6 +503,39 @@ async fn metadata_advertises_what_works_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn below_a_public_url_with_a_path_the_advertised_endpoints_answer() {
+    let lab = Lab::start().await;
+    let keyring = regrant::seal::Keyring::parse(crate::support::KEYS).unwrap();
+    let builder = Regrant::builder("https://gateway.example/base/", MemoryStore::new(), keyring);
+    let regrant = builder
+        .provider("linear", lab.oauth2())
+        .start()
+        .await
+        .unwrap();
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    let metadata = "/.well-known/oauth-authorization-server/base";
+    let metadata = Request::get(metadata).body(Full::default()).unwrap();
+    let metadata = send(&gateway, metadata).await;
+    assert_eq!(metadata.text("issuer"), "https://gateway.example/base");
+    let advertised = metadata.text("token_endpoint");
+
+    // As advertised, and as a proxy that strips the path leaves it.
+    let pairs = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", issued.refresh_token.expose()),
+    ];
+    let path = advertised.strip_prefix("https://gateway.example").unwrap();
+    assert_eq!(path, "/base/oauth/token");
+    for path in [path, "/oauth/token", "/base/token", "/token"] {
+        let answer = send(&gateway, form(path, &pairs)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+    }
+    let answer = send(&gateway, form("/basement/oauth/token", &pairs)).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
 async fn browsers_may_ask_from_anywhere() {
     let (_lab, regrant, _issued) = issued().await;
     let preflight = Request::options("/oauth/token")

@@ -148,7 +148,7 @@ async fn the_tour_goes_as_promised() {
 
 #[tokio::test]
 async fn a_killed_gateway_serves_its_grants_when_it_is_back() {
-    let outside = Outside::start().await;
+    let mut outside = Outside::start().await;
     let migrated = regrant(&["migrate"], &outside.variables(), "").await;
     assert!(migrated.status.success(), "{migrated:?}");
     let issued = outside.issue(&["--expires-in", "3600"]).await;
@@ -157,6 +157,10 @@ async fn a_killed_gateway_serves_its_grants_when_it_is_back() {
     assert_eq!(issued["expires_in"], 3_600);
     assert_eq!(issued["refresh_expires_in"], 30 * 86_400);
 
+    outside.variables.push((
+        "GATEWAY_PUBLIC_URL",
+        "https://gateway.example/base".to_owned(),
+    ));
     let mut gateway = outside.gateway().await;
     let want = r#"ada 0 POST Some("q=1") Some("s-1")"#;
     assert_eq!(
@@ -164,8 +168,13 @@ async fn a_killed_gateway_serves_its_grants_when_it_is_back() {
         (StatusCode::OK, want.to_owned())
     );
     gateway.child.kill().await.unwrap();
-    let gateway = outside.gateway().await;
+    let mut gateway = outside.gateway().await;
 
+    // Below the path of the public URL, too.
+    let bare = gateway.url.clone();
+    gateway.url += "/base";
+    assert_eq!(call(&gateway, access).await.0, StatusCode::OK);
+    gateway.url = bare;
     assert_eq!(
         call(&gateway, access).await,
         (StatusCode::OK, want.to_owned())

@@ -28,6 +28,7 @@ use tower::ServiceExt as _;
 use crate::support::HOUR;
 use crate::support::Inner;
 use crate::support::Lab;
+use crate::support::flaky::FlakyStore;
 use crate::support::forged;
 use crate::support::form;
 use crate::support::post;
@@ -80,12 +81,14 @@ async fn an_expired_credential_is_refreshed_before_the_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_requests_on_one_expired_credential_make_one_provider_call() {
     let lab = Lab::start().await;
-    let regrant = lab.regrant().await;
+    let store = FlakyStore::default();
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
     lab.clock.advance(HOUR);
     let access = refreshed_access(&lab, &regrant, &issued).await;
     lab.faults.hold();
+    let store_calls = store.calls();
 
     let barrier = Arc::new(Barrier::new(200));
     let requests = (0..200).map(|number| {
@@ -109,6 +112,12 @@ async fn two_hundred_requests_on_one_expired_credential_make_one_provider_call()
     assert_eq!(
         (counts.calls, counts.refreshes, counts.double_spends),
         (1, 1, 0)
+    );
+    // Each request read its grant and credential; one flight did the rest.
+    let store_calls = store.calls() - store_calls;
+    assert!(
+        store_calls < 2 * 200 + 20,
+        "{store_calls} calls of the store"
     );
 }
 
@@ -226,6 +235,49 @@ async fn the_answer_to_a_replay_is_final_and_its_challenge_is_ours() {
     // Other routes of the same credential are not affected.
     let answer = send(&gateway, post(issued.access_token.expose(), "hello")).await;
     assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_worked_and_is_revoked_twice_within_a_minute_is_a_503_not_a_401() {
+    let lab = Lab::start().await;
+    let regrant = lab.regrant().await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    let access = issued.access_token.expose();
+    lab.provider.revoke_access_tokens();
+    assert_eq!(
+        send(&gateway, post(access, "")).await.status,
+        StatusCode::OK
+    );
+    lab.clock.advance(Duration::from_secs(20));
+
+    // One forced refresh a minute, or an upstream could start a storm.
+    lab.provider.revoke_access_tokens();
+    let answer = send(&gateway, post(access, "")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.header("retry-after"), "40");
+    assert_eq!(lab.provider.counts().calls, 1);
+
+    lab.clock.advance(Duration::from_secs(40));
+    assert_eq!(
+        send(&gateway, post(access, "")).await.status,
+        StatusCode::OK
+    );
+    assert_eq!(lab.provider.counts().calls, 2);
+}
+
+#[tokio::test]
+async fn a_client_cannot_have_the_credential_dropped_as_a_header_of_its_connection() {
+    let lab = Lab::start().await;
+    let regrant = lab.regrant().await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    let mut request = post(issued.access_token.expose(), "");
+    let value = HeaderValue::from_static("close, Authorization");
+    request.headers_mut().insert("connection", value);
+
+    assert_eq!(send(&gateway, request).await.status, StatusCode::OK);
+    assert!(!lab.seen()[0].headers.contains_key("connection"));
 }
 
 #[tokio::test]

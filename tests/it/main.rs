@@ -15,6 +15,7 @@ mod endpoint;
 mod gateway;
 mod layer;
 mod msrv;
+mod races;
 mod secrecy;
 mod store;
 mod trouble;

@@ -96,8 +96,10 @@ async fn a_database_that_cannot_be_reached_is_an_error_within_the_budget() {
         "it does not hang"
     );
     assert!(!format!("{store:?} {error:?}").contains("canary"));
-    let error = PostgresStore::connect("not a url").unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    for nonsense in ["not a url", "", "postgres:///nowhere"] {
+        let error = PostgresStore::connect(nonsense).unwrap_err();
+        assert!(error.to_string().contains("connection string"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -217,6 +219,55 @@ async fn a_ciphertext_on_another_row_or_with_a_changed_byte_is_an_alarm_and_a_50
 }
 
 #[tokio::test]
+async fn a_grant_that_was_pointed_at_another_users_credential_is_an_alarm() {
+    let lab = Lab::start().await;
+    let database = Database::create().await;
+    let store = database.store().await;
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let mine = lab.issue(&regrant).await;
+    let tokens = lab.provider.log_in("bob");
+    let token = regrant::secret::UpstreamAccessToken::new(tokens.access);
+    let theirs = regrant::Login::new("linear", "bob", token);
+    let theirs = regrant.issue(theirs).await.unwrap();
+    let theirs = store.grant(theirs.grant_id).await.unwrap().unwrap();
+    let sql = "UPDATE grants SET credential_id = $1::text::uuid WHERE id = $2::text::uuid";
+    let ids = (theirs.credential_id.to_string(), mine.grant_id.to_string());
+    let client = database.client().await;
+    assert_eq!(client.execute(sql, &[&ids.0, &ids.1]).await.unwrap(), 1);
+
+    let log = Log::capture();
+    let request = post(mine.access_token.expose(), "");
+    let answer = send(&lab.gateway(&regrant), request).await;
+
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(lab.seen().is_empty());
+    assert_eq!(log.lines("ERROR", "of another user"), 1);
+}
+
+#[tokio::test]
+async fn an_expiry_beyond_the_calendar_costs_no_token() {
+    let lab = Lab::start().await;
+    let database = Database::create().await;
+    let store = database.store().await;
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    lab.provider.revoke_access_tokens();
+    let body = r#"{"access_token":"a1","refresh_token":"r1","expires_in":9223372036854775807}"#;
+    lab.faults.answer_next(200, body);
+
+    let request = post(issued.access_token.expose(), "");
+    let _answer = send(&lab.gateway(&regrant), request).await;
+
+    let grant = store.grant(issued.grant_id).await.unwrap().unwrap();
+    let row = store
+        .credential(grant.credential_id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((row.generation, row.expires_at), (1, None));
+}
+
+#[tokio::test]
 async fn a_replica_without_a_key_in_use_or_with_another_one_of_its_name_does_not_start() {
     let lab = Lab::start().await;
     let database = Database::create().await;
@@ -234,6 +285,13 @@ async fn a_replica_without_a_key_in_use_or_with_another_one_of_its_name_does_not
     assert!(missing.to_string().contains("`k1`"), "{missing}");
     let changed = start(&OTHER_KEY.replace("k2:", "k1:")).await.unwrap_err();
     assert!(matches!(&changed, StartError::KeyChanged { id } if id == "k1"));
+    // A refused start leaves nothing behind: the right keys still do.
+    let again = start(KEYS).await.unwrap();
+    let request = post(issued.access_token.expose(), "");
+    assert_eq!(
+        send(&lab.gateway(&again), request).await.status,
+        StatusCode::OK
+    );
 
     // Both keys: the old one opens, the new one seals.
     let both = start(&format!("{OTHER_KEY},{KEYS}")).await.unwrap();

@@ -9,10 +9,12 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use regrant::Login;
 use regrant::Regrant;
+use regrant::clock::SystemClock;
 use regrant::error::RefreshErrorKind;
 use regrant::provider::Expiry;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
+use regrant::provider::ProviderErrorKind;
 use regrant::provider::TokenResponse;
 use regrant::provider::oauth2::ClientAuthentication;
 use regrant::provider::oauth2::OAuth2Provider;
@@ -86,14 +88,12 @@ async fn a_provider_in_trouble_is_a_503_never_a_401_and_heals() {
     for (status, body) in [
         (503, "<html>Service Unavailable</html>"),
         (429, ""),
+        (429, r#"{"error":"invalid_grant"}"#),
         (500, r#"{"error":"invalid_grant"}"#),
         (400, r#"{"error":"whatever"}"#),
         (302, ""),
     ] {
-        // As often as it is asked within the budget.
-        for _ in 0..20 {
-            lab.faults.answer_next(status, body);
-        }
+        lab.faults.answer_next(status, body);
         let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{status}");
         assert_eq!(answer.header("retry-after"), "1");
@@ -102,7 +102,7 @@ async fn a_provider_in_trouble_is_a_503_never_a_401_and_heals() {
         // The token endpoint does not care about the provider.
         let answer = refresh(&regrant, issued.refresh_token.expose()).await;
         assert_eq!(answer.status, StatusCode::OK, "{status}");
-        lab.faults.clear();
+        lab.clock.advance(Duration::from_secs(2));
     }
 
     let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
@@ -114,16 +114,108 @@ async fn a_provider_in_trouble_is_a_503_never_a_401_and_heals() {
 #[tokio::test]
 async fn a_moment_of_trouble_is_waited_out() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let builder = lab.builder(MemoryStore::new()).with_clock(SystemClock);
+    let regrant = builder.start().await.unwrap();
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
-    lab.clock.advance(HOUR);
+    lab.provider.revoke_access_tokens();
     lab.faults.answer_next(503, "");
 
     let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
 
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(lab.faults.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_provider_in_trouble_is_not_asked_by_every_request() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    // In the skew: each of them wants a refresh, and can do without it.
+    lab.clock.advance(Duration::from_secs(3_580));
+    lab.faults.answer_next(503, "");
+
+    for _ in 0..50 {
+        let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+
+    assert_eq!(lab.faults.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_that_expired_before_it_was_issued_is_not_refreshed_by_every_request() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let witness = tower::Layer::layer(&regrant.layer("linear").unwrap(), lab.witness());
+    lab.clock.advance(HOUR);
+    lab.faults
+        .answer_next(200, r#"{"access_token":"a1","expires_at":3600}"#);
+
+    for _ in 0..20 {
+        let answer = send(&witness, post(issued.access_token.expose(), "")).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+
+    assert_eq!(lab.faults.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_access_token_that_fits_no_header_is_refreshed_with_the_token_that_came_along() {
+    let lab = Lab::start().await;
+    let regrant = regrant(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.clock.advance(HOUR);
+    let body = r#"{"access_token":"a\nb","expires_in":3600}"#;
+    lab.faults.answer_next(200, body);
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(lab.provider.counts().double_spends, 0);
+}
+
+/// What a provider without refresh tokens is.
+#[derive(Debug)]
+struct Unsupported;
+
+impl Provider for Unsupported {
+    fn refresh<'a>(
+        &'a self,
+        _refresh_token: &'a UpstreamRefreshToken,
+    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
+        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_refresh_ends_the_login_with_its_access_token() {
+    let lab = Lab::start().await;
+    let builder = lab.builder(MemoryStore::new()).lifetimes(long());
+    let builder = builder.provider("linear", Unsupported).timings(short());
+    let regrant = builder.start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    let access = issued.access_token.expose();
+
+    lab.clock.advance(Duration::from_secs(3_599));
+    assert_eq!(
+        send(&gateway, post(access, "")).await.status,
+        StatusCode::OK
+    );
+    lab.clock.advance(Duration::from_secs(1));
+    for _ in 0..2 {
+        let answer = send(&gateway, post(access, "")).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        let answer = refresh(&regrant, issued.refresh_token.expose()).await;
+        assert_eq!(answer.text("error"), "invalid_grant");
+    }
 }
 
 #[tokio::test]

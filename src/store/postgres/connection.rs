@@ -20,6 +20,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::types::Type;
 
 use crate::BoxError;
+use crate::error::ConfigError;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 
@@ -37,9 +38,13 @@ impl Connections {
         }
     }
 
-    pub(super) fn connect(url: &str) -> Result<Self, StoreError> {
-        let unavailable = |source: BoxError| StoreError::new(StoreErrorKind::Unavailable, source);
-        let mut config = Config::from_str(url).map_err(|error| unavailable(error.into()))?;
+    pub(super) fn connect(url: &str) -> Result<Self, ConfigError> {
+        let refuse = |reason| ConfigError::new("the connection string", reason);
+        let mut config =
+            Config::from_str(url).map_err(|error| refuse("cannot be read").caused_by(error))?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(refuse("names no host"));
+        }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(ATTEMPT);
         }
@@ -60,7 +65,7 @@ impl Connections {
             .create_timeout(Some(ATTEMPT))
             .recycle_timeout(Some(ATTEMPT))
             .build()
-            .map_err(|error| unavailable(error.into()))?;
+            .map_err(|error| refuse("cannot be used").caused_by(error))?;
         Ok(Self::new(pool))
     }
 
@@ -73,16 +78,41 @@ impl Connections {
         Ok(self.rows(sql, parameters).await?.into_iter().next())
     }
 
+    /// Runs an `INSERT … ON CONFLICT DO NOTHING RETURNING …` of a random id.
+    pub(super) async fn insert(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<(), StoreError> {
+        let (rows, attempts) = self.attempts(sql, parameters).await?;
+        // An id that is taken on a second attempt was taken by the first one,
+        // whose answer got lost.
+        if rows.is_empty() && attempts == 1 {
+            return Err(StoreErrorKind::Conflict.into());
+        }
+        Ok(())
+    }
+
     pub(super) async fn rows(
         &self,
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Vec<Row>, StoreError> {
+        self.attempts(sql, parameters).await.map(|(rows, _)| rows)
+    }
+
+    /// The rows, and how many attempts they took.
+    async fn attempts(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<(Vec<Row>, u32), StoreError> {
         let deadline = Instant::now() + self.budget;
         let mut pause = FIRST_PAUSE;
+        let mut attempts = 1;
         loop {
             let error = match self.attempt(deadline, sql, parameters).await {
-                Ok(rows) => return Ok(rows),
+                Ok(rows) => return Ok((rows, attempts)),
                 Err(error) => error,
             };
             if error.kind() != StoreErrorKind::Unavailable || Instant::now() + pause >= deadline {
@@ -94,6 +124,7 @@ impl Connections {
             );
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            attempts += 1;
         }
     }
 

@@ -37,6 +37,7 @@ use super::Rotation;
 use super::Settlement;
 use super::Store;
 use super::StoreError;
+use crate::error::ConfigError;
 use crate::token::CredentialId;
 use crate::token::GrantId;
 
@@ -64,9 +65,8 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Unavailable`](super::StoreErrorKind::Unavailable) if
-    /// the string cannot be read; the error does not repeat it.
-    pub fn connect(url: &str) -> Result<Self, StoreError> {
+    /// If the string cannot be read; the error does not repeat it.
+    pub fn connect(url: &str) -> Result<Self, ConfigError> {
         Connections::connect(url).map(|connections| Self { connections })
     }
 
@@ -132,9 +132,8 @@ impl Store for PostgresStore {
 
     fn insert_credential(&self, credential: Credential) -> BoxFuture<'_, Result<(), StoreError>> {
         async move {
-            let inserted = self
-                .connections
-                .row(
+            self.connections
+                .insert(
                     "INSERT INTO credentials (id, provider, subject, generation, sealed,
                          expires_at, refreshed_at, not_before, forced_at, fence, terminal)
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
@@ -153,8 +152,7 @@ impl Store for PostgresStore {
                         (&credential.terminal, Type::TEXT),
                     ],
                 )
-                .await?;
-            rows::inserted(inserted.as_ref())
+                .await
         }
         .boxed()
     }
@@ -182,15 +180,13 @@ impl Store for PostgresStore {
         id: CredentialId,
         generation: u64,
         lease: Duration,
-        forced_at: Option<SystemTime>,
     ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
         async move {
             self.connections
                 .row(
                     "UPDATE credentials
                      SET lease_until = now() + $3 * interval '1 second',
-                         fence = fence + 1,
-                         forced_at = COALESCE($4, forced_at)
+                         fence = fence + 1
                      WHERE id = $1 AND generation = $2 AND terminal IS NULL
                          AND (lease_until IS NULL OR lease_until <= now())
                      RETURNING *",
@@ -198,7 +194,6 @@ impl Store for PostgresStore {
                         (&Uuid(*id.as_bytes()), Type::UUID),
                         (&to_bigint(generation)?, Type::INT8),
                         (&lease.as_secs_f64(), Type::FLOAT8),
-                        (&forced_at, Type::TIMESTAMPTZ),
                     ],
                 )
                 .await?
@@ -219,12 +214,14 @@ impl Store for PostgresStore {
                     sealed,
                     expires_at,
                     refreshed_at,
+                    forced_at,
                 } => {
                     self.connections
                         .row(
                             "UPDATE credentials
                              SET generation = generation + 1, sealed = $4, expires_at = $5,
-                                 refreshed_at = $6, not_before = NULL, lease_until = NULL
+                                 refreshed_at = $6, forced_at = COALESCE($7, forced_at),
+                                 not_before = NULL, lease_until = NULL
                              WHERE id = $1 AND generation = $2 AND fence = $3
                                  AND terminal IS NULL
                              RETURNING id",
@@ -235,6 +232,7 @@ impl Store for PostgresStore {
                                 (&sealed, Type::BYTEA),
                                 (&expires_at, Type::TIMESTAMPTZ),
                                 (&refreshed_at, Type::TIMESTAMPTZ),
+                                (&forced_at, Type::TIMESTAMPTZ),
                             ],
                         )
                         .await?
@@ -283,9 +281,8 @@ impl Store for PostgresStore {
                 .revoked
                 .map(|(at, reason)| (at, reason.as_str()))
                 .unzip();
-            let inserted = self
-                .connections
-                .row(
+            self.connections
+                .insert(
                     "INSERT INTO grants (id, credential_id, provider, subject, client_id, scope,
                          resource, salt, key_id, generation, refresh_hash, previous_hash,
                          rotated_at, access_expires_at, replays, acknowledged, created_at,
@@ -330,8 +327,7 @@ impl Store for PostgresStore {
                         (&reason, Type::TEXT),
                     ],
                 )
-                .await?;
-            rows::inserted(inserted.as_ref())
+                .await
         }
         .boxed()
     }

@@ -84,12 +84,6 @@ pub(super) fn key(row: &Row) -> Result<KeyRecord, StoreError> {
     })
 }
 
-/// `ON CONFLICT DO NOTHING` returns no row when the id was taken.
-pub(super) fn inserted(row: Option<&Row>) -> Result<(), StoreError> {
-    row.map(|_row| ())
-        .ok_or_else(|| StoreErrorKind::Conflict.into())
-}
-
 pub(super) fn to_bigint(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(corrupt)
 }

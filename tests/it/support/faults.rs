@@ -46,11 +46,6 @@ impl Faults {
         scripted.push_back((status, body.to_owned()));
     }
 
-    /// From now on the provider answers for itself.
-    pub(crate) fn clear(&self) {
-        self.scripted.lock().unwrap().clear();
-    }
-
     /// Holds every request until [`release`](Self::release).
     pub(crate) fn hold(&self) {
         self.gate.send_replace(false);

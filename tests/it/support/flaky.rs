@@ -30,9 +30,24 @@ pub(crate) struct FlakyStore {
     inner: MemoryStore,
     is_down: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
+    claim_delay: Duration,
 }
 
 impl FlakyStore {
+    /// In front of a store that others use as well.
+    pub(crate) fn over(inner: MemoryStore) -> Self {
+        Self {
+            inner,
+            ..Self::default()
+        }
+    }
+
+    /// Answers to `claim` arrive this much later.
+    pub(crate) fn claim_delay(mut self, delay: Duration) -> Self {
+        self.claim_delay = delay;
+        self
+    }
+
     pub(crate) fn set_down(&self, is_down: bool) {
         self.is_down.store(is_down, Ordering::SeqCst);
     }
@@ -82,10 +97,14 @@ impl Store for FlakyStore {
         id: CredentialId,
         generation: u64,
         lease: Duration,
-        forced_at: Option<SystemTime>,
     ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
         self.unless_down(
-            async move { self.inner.claim(id, generation, lease, forced_at).await }.boxed(),
+            async move {
+                let claimed = self.inner.claim(id, generation, lease).await;
+                tokio::time::sleep(self.claim_delay).await;
+                claimed
+            }
+            .boxed(),
         )
     }
 
