@@ -8,21 +8,15 @@
 //!    that cannot answer is a 503, never a 401.
 //! 4. Then the route's own demands: provider, resource (RFC 8707), scope.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::PoisonError;
-use std::sync::RwLock;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use quick_cache::sync::Cache;
 use sha2::Digest as _;
 use sha2::Sha256;
 
+use crate::cache::Entry;
+use crate::cache::Verified;
 use crate::credential;
 use crate::credential::Cell;
 use crate::credential::Snapshot;
@@ -30,15 +24,13 @@ use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
 use crate::refresh;
 use crate::refresh::Want;
-use crate::regrant::Core;
 use crate::rejection::Rejection;
 use crate::route::Route;
+use crate::state::Core;
 use crate::store::Grant;
 use crate::store::StoreErrorKind;
 use crate::token;
 use crate::token::AccessClaims;
-use crate::token::CredentialId;
-use crate::token::GrantId;
 
 /// A request that may go on, and what to send upstream.
 pub(crate) struct Authenticated {
@@ -73,12 +65,8 @@ pub(crate) fn from_memory(
     let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     let now = core.clock.now();
 
-    let known = core
-        .cache
-        .grants
-        .get(&id)
-        .filter(|entry| entry.is_current(core, now) && entry.has_verified(&digest, now));
-    if let Some(entry) = known {
+    let staleness = core.timings.staleness;
+    if let Some(entry) = core.cache.verified(id, &digest, now, staleness) {
         route.admits(&entry.grant)?;
         let snapshot = entry.cell.current();
         if snapshot.is_usable(now) {
@@ -130,7 +118,7 @@ async fn read(
     claims: &AccessClaims,
     digest: [u8; 32],
 ) -> Result<Arc<Entry>, Rejection> {
-    let revocations = core.cache.revocations.load(Ordering::Acquire);
+    let epoch = core.cache.epoch();
     let now = core.clock.now();
     let grant = core
         .store
@@ -151,37 +139,12 @@ async fn read(
     }
     let (cell, _snapshot) = read_credential(core, &grant).await?;
 
-    let known = core.cache.grants.get(&claims.id);
-    let mut verified: Vec<Verified> = known
-        .iter()
-        .flat_map(|entry| entry.verified())
-        .filter(|token| {
-            token.digest != digest
-                && now < token.until
-                && !grant.revoked_access.contains(&token.revocation_entry)
-        })
-        .collect();
-    // The oldest ones make room.
-    let surplus = verified.len().saturating_sub(VERIFIED_TOKENS - 1);
-    verified.drain(..surplus);
-    verified.push(Verified {
+    let token = Verified {
         digest,
         until: claims.expires_at() + core.lifetimes.leeway,
         revocation_entry: claims.revocation_entry(),
-    });
-    let entry = Arc::new(Entry {
-        grant,
-        cell,
-        verified: RwLock::new(verified),
-        read_at: now,
-    });
-    core.cache.grants.insert(claims.id, Arc::clone(&entry));
-    // What was read before a revocation here must not outlive it. Inserted
-    // first, so that of the two one always sees the other.
-    if core.cache.revocations.load(Ordering::Acquire) != revocations {
-        core.cache.grants.remove(&claims.id);
-    }
-    Ok(entry)
+    };
+    Ok(core.cache.keep(grant, cell, token, now, epoch))
 }
 
 /// Reads the credential of a grant and brings what this process knows of it up
@@ -206,19 +169,7 @@ pub(crate) async fn read_credential(
         return Err(RefreshErrorKind::Sealed.into());
     }
     let (snapshot, _refresh_token) = credential::open(&core.keyring, &core.timings, &row)?;
-    let mut news = Some(snapshot);
-    let Ok(cell) = core.cache.cells.get_or_insert_with(&id, || {
-        news.take()
-            .map(|snapshot| Arc::new(Cell::new(id, snapshot)))
-            .ok_or(RefreshErrorKind::Store)
-    }) else {
-        return Err(RefreshErrorKind::Store.into());
-    };
-    let snapshot = match news {
-        Some(snapshot) => cell.adopt(snapshot),
-        None => cell.current(),
-    };
-    Ok((cell, snapshot))
+    Ok(core.cache.credential(id, snapshot))
 }
 
 /// Notes that the client holds its newest pair, so that the predecessor of the
@@ -256,92 +207,8 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Rejection> {
         .map_err(|_error| Rejection::InvalidToken)
 }
 
-/// What this process remembers of grants and credentials, bounded in entries.
-pub(crate) struct GrantCache {
-    grants: Cache<GrantId, Arc<Entry>>,
-    cells: Cache<CredentialId, Arc<Cell>>,
-    /// Counts revocations made here.
-    revocations: AtomicU64,
-}
-
-impl GrantCache {
-    pub(crate) fn new(entries: usize) -> Self {
-        Self {
-            grants: Cache::new(entries),
-            cells: Cache::new(entries),
-            revocations: AtomicU64::new(0),
-        }
-    }
-
-    /// The next request asks the store.
-    pub(crate) fn forget(&self, id: GrantId) {
-        self.revocations.fetch_add(1, Ordering::AcqRel);
-        self.grants.remove(&id);
-    }
-}
-
-impl fmt::Debug for GrantCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrantCache")
-            .field("grants", &self.grants.len())
-            .field("credentials", &self.cells.len())
-            .finish_non_exhaustive()
-    }
-}
-
-/// A grant as it was read, and which of its access tokens were verified.
-pub(crate) struct Entry {
-    pub(crate) grant: Grant,
-    pub(crate) cell: Arc<Cell>,
-    verified: RwLock<Vec<Verified>>,
-    read_at: SystemTime,
-}
-
-impl Entry {
-    fn is_current(&self, core: &Core, now: SystemTime) -> bool {
-        // A clock that was set back makes an entry old, not eternal.
-        now.duration_since(self.read_at)
-            .is_ok_and(|age| age < core.timings.staleness)
-    }
-
-    fn has_verified(&self, digest: &[u8; 32], now: SystemTime) -> bool {
-        self.verified
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .any(|token| {
-                verify_slices_are_equal(&token.digest, digest).is_ok() && now < token.until
-            })
-    }
-
-    fn verified(&self) -> Vec<Verified> {
-        self.verified
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
-impl fmt::Debug for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry")
-            .field("grant", &self.grant.id)
-            .field("cell", &self.cell)
-            .finish_non_exhaustive()
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Verified {
-    digest: [u8; 32],
-    until: SystemTime,
-    revocation_entry: [u8; 24],
-}
-
 /// Ours are under 200 bytes; the rest of the room is for other people's.
 const LONGEST_AUTHORIZATION: usize = 8 * 1024;
-/// Per grant: its clients refresh now and then, with requests under way.
-const VERIFIED_TOKENS: usize = 8;
 
 #[cfg(test)]
 mod tests {

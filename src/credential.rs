@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::id::CredentialId;
 use crate::seal::Keyring;
 use crate::seal::Row;
 use crate::seal::SealError;
@@ -23,7 +24,6 @@ use crate::secret::UpstreamAccessToken;
 use crate::secret::UpstreamRefreshToken;
 use crate::settings::Timings;
 use crate::store::Credential;
-use crate::token::CredentialId;
 
 /// One credential as this process knows it.
 ///
@@ -62,12 +62,13 @@ impl Cell {
     }
 
     /// Takes over what is newer than what is known.
-    pub(crate) fn adopt(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+    pub(crate) fn adopt(&self, snapshot: impl Into<Arc<Snapshot>>) -> Arc<Snapshot> {
+        let snapshot = snapshot.into();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         // A row that has ended stays at its generation for ever.
         let is_news = snapshot.generation > current.generation || snapshot.terminal;
         if is_news {
-            *current = Arc::new(snapshot);
+            *current = snapshot;
         }
         Arc::clone(&current)
     }

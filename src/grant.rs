@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::authenticate::Authenticated;
-use crate::authenticate::Entry;
+use crate::cache::Entry;
 use crate::credential::Snapshot;
+use crate::id::GrantId;
 use crate::secret::UpstreamAccessToken;
-use crate::token::GrantId;
 
 /// Who is calling, in the extensions of every request that the layer let
 /// through. Key sessions by [`id`](Self::id): the bearer changes, the grant

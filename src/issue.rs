@@ -6,6 +6,8 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use crate::credential::Secrets;
+use crate::id::CredentialId;
+use crate::id::GrantId;
 use crate::provider::Expiry;
 use crate::regrant::Regrant;
 use crate::resource;
@@ -19,8 +21,6 @@ use crate::store::Grant;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 use crate::token;
-use crate::token::CredentialId;
-use crate::token::GrantId;
 
 /// A login: what the provider gave us, and for whom.
 ///

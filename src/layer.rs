@@ -7,9 +7,9 @@ use tower::Layer;
 
 use crate::classify::Classify;
 use crate::error::ConfigError;
-use crate::regrant::Core;
 use crate::route::Route;
 use crate::service::Refresh;
+use crate::state::Core;
 
 /// Wraps a gateway so that expired upstream credentials refresh themselves.
 ///

@@ -16,6 +16,7 @@ mod exchange;
 pub mod future;
 
 mod authenticate;
+mod cache;
 mod grant;
 mod rejection;
 mod resource;
@@ -36,16 +37,20 @@ pub mod store;
 pub mod endpoint;
 mod issue;
 mod regrant;
+mod state;
 
 pub mod clock;
 pub mod error;
+pub mod id;
 pub mod secret;
 pub mod settings;
 mod sync;
-pub mod token;
+mod token;
 
 pub use self::endpoint::Endpoints;
 pub use self::grant::GrantContext;
+pub use self::id::CredentialId;
+pub use self::id::GrantId;
 pub use self::issue::IssueError;
 pub use self::issue::Issued;
 pub use self::issue::Login;
@@ -53,8 +58,6 @@ pub use self::layer::RefreshLayer;
 pub use self::regrant::Regrant;
 pub use self::regrant::RegrantBuilder;
 pub use self::regrant::StartError;
-pub use self::token::CredentialId;
-pub use self::token::GrantId;
 
 /// Any error, as tower has it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

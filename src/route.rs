@@ -9,9 +9,9 @@ use http::header::AUTHORIZATION;
 use crate::classify::Classify;
 use crate::classify::Unauthorized;
 use crate::error::ConfigError;
-use crate::regrant::PublicUrl;
 use crate::rejection::Rejection;
 use crate::resource;
+use crate::state::PublicUrl;
 use crate::store::Grant;
 
 /// The configuration of a layer, shared by its clones.

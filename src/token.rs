@@ -20,8 +20,6 @@
 //!
 //! Prefixes are fixed strings that secret scanners can look for.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -34,6 +32,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::clock::unix_seconds;
+use crate::id::GrantId;
 use crate::seal::Key;
 use crate::seal::KeyHint;
 use crate::seal::Keyring;
@@ -42,90 +41,6 @@ use crate::seal::SealError;
 use crate::seal::random_bytes;
 use crate::secret::GatewayAccessToken;
 use crate::secret::GatewayRefreshToken;
-
-/// The stable name of a grant: it outlives every rotation of its tokens.
-///
-/// ```
-/// use regrant::GrantId;
-///
-/// let id: GrantId = "000102030405060708090a0b0c0d0e0f".parse()?;
-/// assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0e0f");
-/// # Ok::<_, regrant::token::ParseIdError>(())
-/// ```
-#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct GrantId([u8; 16]);
-
-/// The name of a credential: a provider's tokens, which many grants may share.
-///
-/// ```
-/// use regrant::CredentialId;
-///
-/// let id: CredentialId = "000102030405060708090a0b0c0d0e0f".parse()?;
-/// assert_eq!(id.as_bytes()[1], 1);
-/// # Ok::<_, regrant::token::ParseIdError>(())
-/// ```
-#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct CredentialId([u8; 16]);
-
-/// Two names of sixteen random bytes that must not be mistaken for each other.
-macro_rules! random_id {
-    ($($name:ident)+) => {$(
-        impl $name {
-            /// Sixteen random bytes.
-            ///
-            /// # Errors
-            ///
-            /// [`KeyringError::Random`] if the operating system has none.
-            pub fn random() -> Result<Self, KeyringError> {
-                random_bytes().map(Self)
-            }
-
-            /// The id that these bytes are.
-            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-                Self(bytes)
-            }
-
-            /// The bytes of the id.
-            pub const fn as_bytes(&self) -> &[u8; 16] {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = ParseIdError;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                parse_hex(text.as_bytes()).map(Self).ok_or(ParseIdError(()))
-            }
-        }
-    )+};
-}
-
-random_id! { GrantId CredentialId }
-
-/// The text is not 32 lower-case hexadecimal digits.
-#[derive(Debug)]
-pub struct ParseIdError(());
-
-impl fmt::Display for ParseIdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an id is 32 lower-case hexadecimal digits")
-    }
-}
-
-impl std::error::Error for ParseIdError {}
 
 /// A refresh token whose tag was right. Whether it still counts, the row says.
 #[derive(Clone)]
@@ -299,7 +214,7 @@ fn issue(
 /// The grant that an access token names, before anything of it is verified.
 pub(crate) fn access_grant_id(token: &str) -> Option<GrantId> {
     let (id, _payload) = token.strip_prefix(ACCESS_PREFIX)?.split_once('.')?;
-    parse_hex(id.as_bytes()).map(GrantId)
+    GrantId::parse(id)
 }
 
 /// Eight characters by which a log may name a token without telling it.
@@ -343,7 +258,7 @@ fn untagged<const N: usize>(
 ) -> Option<(GrantId, Zeroizing<Vec<u8>>)> {
     let rest = token.strip_prefix(prefix)?;
     let (id, encoded) = rest.split_once('.')?;
-    let id = GrantId(parse_hex(id.as_bytes())?);
+    let id = GrantId::parse(id)?;
     if encoded.len() != (N * 4).div_ceil(3) {
         return None;
     }
@@ -382,25 +297,6 @@ impl Reader<'_> {
     }
 }
 
-fn parse_hex(text: &[u8]) -> Option<[u8; 16]> {
-    let digits: &[u8; 32] = text.try_into().ok()?;
-    let (pairs, _none_left) = digits.as_chunks::<2>();
-    let mut bytes = [0; 16];
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = hex_digit(*high)? << 4 | hex_digit(*low)?;
-    }
-    Some(bytes)
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        // Lower case only: a token has one spelling.
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
-}
-
 const ACCESS_PREFIX: &str = "rgat_";
 const REFRESH_PREFIX: &str = "rgrt_";
 const TOKEN_VERSION: u8 = 1;
@@ -420,7 +316,7 @@ mod tests {
 
     fn pair(keyring: &Keyring) -> IssuedPair {
         let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        let id = GrantId([0xab; 16]);
+        let id = GrantId::from_bytes([0xab; 16]);
         issue_first(keyring.sealing().unwrap(), id, &SALT, expires_at).unwrap()
     }
 
@@ -430,12 +326,15 @@ mod tests {
         let pair = pair(&keyring);
 
         let refresh = RefreshClaims::verify(pair.refresh.expose(), &keyring).unwrap();
-        assert_eq!((refresh.id, refresh.generation), (GrantId([0xab; 16]), 0));
+        assert_eq!(
+            (refresh.id, refresh.generation),
+            (GrantId::from_bytes([0xab; 16]), 0)
+        );
         assert!(refresh.is_hashed_to(&pair.refresh_hash));
         assert!(!refresh.is_hashed_to(&[0; 32]));
 
         let access = AccessClaims::verify(pair.access.expose(), &keyring).unwrap();
-        assert_eq!(access.id, GrantId([0xab; 16]));
+        assert_eq!(access.id, GrantId::from_bytes([0xab; 16]));
         assert_eq!(unix_seconds(access.expires_at()), 1_000);
         assert!(access.is_of(&SALT, &keyring));
         assert!(!access.is_of(&[8; 32], &keyring));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use serde_json::json;
 
-use crate::regrant::Core;
+use crate::state::Core;
 
 /// RFC 8414 §2.
 pub(super) fn server(core: &Core) -> Value {

@@ -47,8 +47,8 @@ use tower_http::cors::CorsLayer;
 
 use self::error::OAuthError;
 use crate::BoxError;
-use crate::regrant::Core;
 use crate::response::OwnBody;
+use crate::state::Core;
 
 /// The token and revocation endpoints with their metadata.
 ///

@@ -11,8 +11,8 @@ use tokio_util::task::TaskTracker;
 use crate::credential::Snapshot;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::id::CredentialId;
 use crate::sync::lock;
-use crate::token::CredentialId;
 
 pub(crate) type Outcome = Result<Arc<Snapshot>, RefreshError>;
 

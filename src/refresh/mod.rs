@@ -19,7 +19,7 @@ use crate::credential::Cell;
 use crate::credential::Snapshot;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
-use crate::regrant::Core;
+use crate::state::Core;
 
 /// What the caller cannot go on without.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use super::attempt::LONGEST_PAUSE;
 use crate::error::RefreshErrorKind;
 use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
-use crate::regrant::Core;
+use crate::state::Core;
 use crate::store::Claim;
 use crate::store::Credential;
 use crate::store::Settlement;

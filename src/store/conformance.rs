@@ -30,8 +30,8 @@ use super::Rotation;
 use super::Settlement;
 use super::Store;
 use super::StoreErrorKind;
-use crate::token::CredentialId;
-use crate::token::GrantId;
+use crate::id::CredentialId;
+use crate::id::GrantId;
 
 /// Checks every rule of the contract, races included. The store may hold other
 /// rows; this adds its own.

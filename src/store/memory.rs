@@ -21,9 +21,9 @@ use super::Settlement;
 use super::Store;
 use super::StoreError;
 use super::StoreErrorKind;
+use crate::id::CredentialId;
+use crate::id::GrantId;
 use crate::sync::lock;
-use crate::token::CredentialId;
-use crate::token::GrantId;
 
 /// Keeps grants and credentials in memory: for examples, tests and gateways of
 /// a single process. Clones share what they hold; all is lost at exit.

@@ -30,8 +30,8 @@ use std::time::SystemTime;
 use futures_util::future::BoxFuture;
 
 use crate::BoxError;
-use crate::token::CredentialId;
-use crate::token::GrantId;
+use crate::id::CredentialId;
+use crate::id::GrantId;
 
 /// Where grants and credentials live.
 ///

@@ -23,6 +23,7 @@ use crate::support::HOUR;
 use crate::support::KEYS;
 use crate::support::Lab;
 use crate::support::database::Database;
+use crate::support::database::Outage;
 use crate::support::post;
 use crate::support::refresh;
 use crate::support::secrets::Log;
@@ -103,18 +104,23 @@ async fn a_database_that_cannot_be_reached_is_an_error_within_the_budget() {
 }
 
 #[tokio::test]
-async fn a_connection_that_broke_is_replaced_without_anybody_noticing() {
+async fn a_server_that_is_away_for_a_moment_is_waited_for() {
     let lab = Lab::start().await;
     let database = Database::create().await;
-    let regrant = lab.builder(database.store().await).start().await.unwrap();
+    let _migrated = database.store().await;
+    let outage = Outage::before(&database).await;
+    let store = PostgresStore::connect(&outage.url).unwrap();
+    let regrant = lab.builder(store).start().await.unwrap();
     let issued = lab.issue(&regrant).await;
-    let client = database.client().await;
 
     for _ in 0..3 {
-        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        client.batch_execute(sql).await.unwrap();
-        let answer = refresh(&regrant, issued.refresh_token.expose()).await;
+        outage.begin();
+        let back = async {
+            outage.was_noticed().await;
+            outage.end();
+        };
+        let rotated = refresh(&regrant, issued.refresh_token.expose());
+        let (answer, ()) = tokio::join!(rotated, back);
         assert_eq!(answer.status, StatusCode::OK);
     }
 }

@@ -38,8 +38,8 @@ use super::Settlement;
 use super::Store;
 use super::StoreError;
 use crate::error::ConfigError;
-use crate::token::CredentialId;
-use crate::token::GrantId;
+use crate::id::CredentialId;
+use crate::id::GrantId;
 
 /// Keeps grants and credentials in PostgreSQL, shared by any number of
 /// replicas. Cheap to clone.
@@ -206,70 +206,32 @@ impl Store for PostgresStore {
 
     fn settle(&self, claim: Claim, outcome: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
         async move {
-            let id = Uuid(*claim.id.as_bytes());
-            let generation = to_bigint(claim.generation)?;
-            let fence = to_bigint(claim.fence)?;
-            let settled = match outcome {
-                Settlement::Refreshed {
-                    sealed,
-                    expires_at,
-                    refreshed_at,
-                    forced_at,
-                } => {
-                    self.connections
-                        .row(
-                            "UPDATE credentials
-                             SET generation = generation + 1, sealed = $4, expires_at = $5,
-                                 refreshed_at = $6, forced_at = COALESCE($7, forced_at),
-                                 not_before = NULL, lease_until = NULL
-                             WHERE id = $1 AND generation = $2 AND fence = $3
-                                 AND terminal IS NULL
-                             RETURNING id",
-                            &[
-                                (&id, Type::UUID),
-                                (&generation, Type::INT8),
-                                (&fence, Type::INT8),
-                                (&sealed, Type::BYTEA),
-                                (&expires_at, Type::TIMESTAMPTZ),
-                                (&refreshed_at, Type::TIMESTAMPTZ),
-                                (&forced_at, Type::TIMESTAMPTZ),
-                            ],
-                        )
-                        .await?
-                }
-                Settlement::Terminal { reason } => {
-                    self.connections
-                        .row(
-                            "UPDATE credentials SET terminal = $4, lease_until = NULL
-                             WHERE id = $1 AND generation = $2 AND fence = $3
-                                 AND terminal IS NULL
-                             RETURNING id",
-                            &[
-                                (&id, Type::UUID),
-                                (&generation, Type::INT8),
-                                (&fence, Type::INT8),
-                                (&reason, Type::TEXT),
-                            ],
-                        )
-                        .await?
-                }
-                Settlement::Released { not_before } => {
-                    self.connections
-                        .row(
-                            "UPDATE credentials SET not_before = $4, lease_until = NULL
-                             WHERE id = $1 AND generation = $2 AND fence = $3
-                                 AND terminal IS NULL
-                             RETURNING id",
-                            &[
-                                (&id, Type::UUID),
-                                (&generation, Type::INT8),
-                                (&fence, Type::INT8),
-                                (&not_before, Type::TIMESTAMPTZ),
-                            ],
-                        )
-                        .await?
-                }
-            };
+            let row = Settled::of(claim, outcome);
+            let settled = self
+                .connections
+                .row(
+                    "UPDATE credentials
+                     SET generation = $4, sealed = COALESCE($5, sealed),
+                         expires_at = CASE WHEN $5 IS NULL THEN expires_at ELSE $6 END,
+                         refreshed_at = COALESCE($7, refreshed_at),
+                         forced_at = COALESCE($8, forced_at),
+                         not_before = $9, terminal = $10, lease_until = NULL
+                     WHERE id = $1 AND generation = $2 AND fence = $3 AND terminal IS NULL
+                     RETURNING id",
+                    &[
+                        (&Uuid(*claim.id.as_bytes()), Type::UUID),
+                        (&to_bigint(claim.generation)?, Type::INT8),
+                        (&to_bigint(claim.fence)?, Type::INT8),
+                        (&to_bigint(row.generation)?, Type::INT8),
+                        (&row.sealed, Type::BYTEA),
+                        (&row.expires_at, Type::TIMESTAMPTZ),
+                        (&row.refreshed_at, Type::TIMESTAMPTZ),
+                        (&row.forced_at, Type::TIMESTAMPTZ),
+                        (&row.not_before, Type::TIMESTAMPTZ),
+                        (&row.terminal, Type::TEXT),
+                    ],
+                )
+                .await?;
             Ok(settled.is_some())
         }
         .boxed()
@@ -468,5 +430,54 @@ impl Store for PostgresStore {
                 .map(drop)
         }
         .boxed()
+    }
+}
+
+/// What a settlement writes; `None` leaves a column as it is, but for
+/// `not_before` and `terminal`, which it clears.
+struct Settled {
+    generation: u64,
+    sealed: Option<Vec<u8>>,
+    expires_at: Option<SystemTime>,
+    refreshed_at: Option<SystemTime>,
+    forced_at: Option<SystemTime>,
+    not_before: Option<SystemTime>,
+    terminal: Option<String>,
+}
+
+impl Settled {
+    fn of(claim: Claim, outcome: Settlement) -> Self {
+        let unchanged = Self {
+            generation: claim.generation,
+            sealed: None,
+            expires_at: None,
+            refreshed_at: None,
+            forced_at: None,
+            not_before: None,
+            terminal: None,
+        };
+        match outcome {
+            Settlement::Refreshed {
+                sealed,
+                expires_at,
+                refreshed_at,
+                forced_at,
+            } => Self {
+                generation: claim.generation + 1,
+                sealed: Some(sealed),
+                expires_at,
+                refreshed_at: Some(refreshed_at),
+                forced_at,
+                ..unchanged
+            },
+            Settlement::Terminal { reason } => Self {
+                terminal: Some(reason),
+                ..unchanged
+            },
+            Settlement::Released { not_before } => Self {
+                not_before: Some(not_before),
+                ..unchanged
+            },
+        }
     }
 }

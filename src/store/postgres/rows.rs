@@ -12,14 +12,14 @@ use tokio_postgres::types::Type;
 use tokio_postgres::types::to_sql_checked;
 
 use crate::BoxError;
+use crate::id::CredentialId;
+use crate::id::GrantId;
 use crate::store::Credential;
 use crate::store::Grant;
 use crate::store::KeyRecord;
 use crate::store::RevocationReason;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
-use crate::token::CredentialId;
-use crate::token::GrantId;
 
 pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
     let revoked_at: Option<SystemTime> = get(row, "revoked_at")?;

@@ -1,11 +1,21 @@
 //! A database of its own for each test, on the server of `tests/run`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use regrant::store::postgres::PostgresStore;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio_postgres::Client;
+use tokio_postgres::Config;
 use tokio_postgres::NoTls;
+use tokio_postgres::config::Host;
 
 /// A database that is dropped with this value.
 pub(crate) struct Database {
@@ -58,6 +68,78 @@ impl Drop for Database {
         if !thread::panicking() {
             dropped.join().unwrap().unwrap();
         }
+    }
+}
+
+/// Stands between a store and the server, and can cut them off.
+pub(crate) struct Outage {
+    pub(crate) url: String,
+    is_up: watch::Sender<bool>,
+    refused: Arc<AtomicUsize>,
+}
+
+impl Outage {
+    /// A proxy to this database, up at first.
+    pub(crate) async fn before(database: &Database) -> Self {
+        let server: Config = database.url.parse().unwrap();
+        let user = server.get_user().unwrap_or("postgres").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (is_up, refused) = (watch::Sender::new(true), Arc::new(AtomicUsize::new(0)));
+        let (up, count) = (is_up.clone(), Arc::clone(&refused));
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                if *up.borrow() {
+                    tokio::spawn(relay(client, server.clone(), up.subscribe()));
+                } else {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        Self {
+            url: format!("postgres://{user}@{address}/{}", database.name),
+            is_up,
+            refused,
+        }
+    }
+
+    /// Breaks every connection and refuses new ones.
+    pub(crate) fn begin(&self) {
+        self.refused.store(0, Ordering::SeqCst);
+        self.is_up.send_replace(false);
+    }
+
+    pub(crate) fn end(&self) {
+        self.is_up.send_replace(true);
+    }
+
+    /// Waits until somebody has been refused.
+    pub(crate) async fn was_noticed(&self) {
+        while self.refused.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn relay(mut client: TcpStream, server: Config, mut up: watch::Receiver<bool>) {
+    let port = server.get_ports().first().copied().unwrap_or(5432);
+    let relayed = async {
+        match &server.get_hosts()[0] {
+            Host::Unix(directory) => {
+                let path = directory.join(format!(".s.PGSQL.{port}"));
+                let mut server = UnixStream::connect(path).await.unwrap();
+                copy_bidirectional(&mut client, &mut server).await
+            }
+            Host::Tcp(host) => {
+                let mut server = TcpStream::connect((host.as_str(), port)).await.unwrap();
+                copy_bidirectional(&mut client, &mut server).await
+            }
+        }
+    };
+    tokio::select! {
+        _ended = relayed => {}
+        _down = up.wait_for(|up| !up) => {}
     }
 }
 

@@ -1,0 +1,178 @@
+//! What this process remembers of grants and credentials, bounded in entries,
+//! so that a hot request asks nobody.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use quick_cache::sync::Cache;
+
+use crate::credential::Cell;
+use crate::credential::Snapshot;
+use crate::id::CredentialId;
+use crate::id::GrantId;
+use crate::store::Grant;
+
+pub(crate) struct GrantCache {
+    grants: Cache<GrantId, Arc<Entry>>,
+    cells: Cache<CredentialId, Arc<Cell>>,
+    /// Counts revocations made here.
+    revocations: AtomicU64,
+}
+
+/// How many revocations there were when reading began.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) struct Epoch(u64);
+
+impl GrantCache {
+    pub(crate) fn new(entries: usize) -> Self {
+        Self {
+            grants: Cache::new(entries),
+            cells: Cache::new(entries),
+            revocations: AtomicU64::new(0),
+        }
+    }
+
+    /// The grant, if it was read within `staleness` and the token of this
+    /// digest was verified against it.
+    pub(crate) fn verified(
+        &self,
+        id: GrantId,
+        digest: &[u8; 32],
+        now: SystemTime,
+        staleness: Duration,
+    ) -> Option<Arc<Entry>> {
+        self.grants
+            .get(&id)
+            .filter(|entry| entry.is_current(now, staleness) && entry.has_verified(digest, now))
+    }
+
+    /// To be noted before a grant is read that will be kept.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.revocations.load(Ordering::Acquire))
+    }
+
+    /// Keeps a grant as it was read at `now`, with the token that was verified
+    /// against it and those of before that still hold.
+    pub(crate) fn keep(
+        &self,
+        grant: Grant,
+        cell: Arc<Cell>,
+        token: Verified,
+        now: SystemTime,
+        epoch: Epoch,
+    ) -> Arc<Entry> {
+        let id = grant.id;
+        let known = self.grants.get(&id);
+        let mut verified: Vec<Verified> = known
+            .iter()
+            .flat_map(|entry| entry.verified.iter().copied())
+            .filter(|known| {
+                known.digest != token.digest
+                    && now < known.until
+                    && !grant.revoked_access.contains(&known.revocation_entry)
+            })
+            .collect();
+        // The oldest ones make room.
+        let surplus = verified.len().saturating_sub(VERIFIED_TOKENS - 1);
+        verified.drain(..surplus);
+        verified.push(token);
+        let entry = Arc::new(Entry {
+            grant,
+            cell,
+            verified: verified.into(),
+            read_at: now,
+        });
+
+        self.grants.insert(id, Arc::clone(&entry));
+        // What was read before a revocation here must not outlive it. Inserted
+        // first, so that of the two one always sees the other.
+        if self.epoch() != epoch {
+            self.grants.remove(&id);
+        }
+        entry
+    }
+
+    /// The next request asks the store.
+    pub(crate) fn forget(&self, id: GrantId) {
+        self.revocations.fetch_add(1, Ordering::AcqRel);
+        self.grants.remove(&id);
+    }
+
+    /// What all grants of this credential share, brought up to date.
+    pub(crate) fn credential(
+        &self,
+        id: CredentialId,
+        snapshot: Snapshot,
+    ) -> (Arc<Cell>, Arc<Snapshot>) {
+        if let Some(cell) = self.cells.get(&id) {
+            let snapshot = cell.adopt(snapshot);
+            return (cell, snapshot);
+        }
+        let new = Arc::new(Cell::new(id, snapshot));
+        let Ok(cell) = self
+            .cells
+            .get_or_insert_with(&id, || Ok::<_, Infallible>(Arc::clone(&new)));
+        // Somebody else may have inserted theirs meanwhile.
+        let snapshot = cell.adopt(new.current());
+        (cell, snapshot)
+    }
+}
+
+impl fmt::Debug for GrantCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrantCache")
+            .field("grants", &self.grants.len())
+            .field("credentials", &self.cells.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A grant as it was read, and which of its access tokens were verified.
+pub(crate) struct Entry {
+    pub(crate) grant: Grant,
+    pub(crate) cell: Arc<Cell>,
+    verified: Box<[Verified]>,
+    read_at: SystemTime,
+}
+
+impl Entry {
+    fn is_current(&self, now: SystemTime, staleness: Duration) -> bool {
+        // A clock that was set back makes an entry old, not eternal.
+        now.duration_since(self.read_at)
+            .is_ok_and(|age| age < staleness)
+    }
+
+    fn has_verified(&self, digest: &[u8; 32], now: SystemTime) -> bool {
+        self.verified.iter().any(|token| {
+            verify_slices_are_equal(&token.digest, digest).is_ok() && now < token.until
+        })
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("grant", &self.grant.id)
+            .field("cell", &self.cell)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An access token that was verified, by its SHA-256.
+#[derive(Clone, Copy)]
+pub(crate) struct Verified {
+    pub(crate) digest: [u8; 32],
+    /// Its expiry and the leeway.
+    pub(crate) until: SystemTime,
+    /// How the row would name it, were it revoked.
+    pub(crate) revocation_entry: [u8; 24],
+}
+
+/// Per grant: its clients refresh now and then, with requests under way.
+const VERIFIED_TOKENS: usize = 8;

@@ -1,0 +1,153 @@
+//! What the parts of a gateway share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use http::Uri;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::GrantCache;
+use crate::clock::Clock;
+use crate::error::ConfigError;
+use crate::error::RefreshError;
+use crate::error::RefreshErrorKind;
+use crate::id::GrantId;
+use crate::provider::Provider;
+use crate::refresh::Flights;
+use crate::seal::Keyring;
+use crate::settings::Lifetimes;
+use crate::settings::Timings;
+use crate::store::RevocationReason;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::sync::lock;
+
+/// What layers, endpoints and flights share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) public_url: PublicUrl,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keyring: Keyring,
+    pub(crate) providers: BTreeMap<Box<str>, Arc<dyn Provider>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) timings: Timings,
+    pub(crate) cache: GrantCache,
+    pub(crate) flights: Flights,
+    /// Spends and writes that must not be lost.
+    pub(crate) tasks: TaskTracker,
+    /// The paths of the resources that layers protect.
+    pub(crate) resources: Mutex<Vec<String>>,
+}
+
+impl Core {
+    pub(crate) fn provider(&self, name: &str) -> Result<&Arc<dyn Provider>, RefreshError> {
+        self.providers.get(name).ok_or_else(|| {
+            RefreshError::new(
+                RefreshErrorKind::Misconfigured,
+                format!("no provider `{name}` was added to this gateway"),
+            )
+        })
+    }
+
+    pub(crate) fn has_provider(&self, name: &str) -> bool {
+        self.providers.contains_key(name)
+    }
+
+    pub(crate) async fn revoke_grant(
+        &self,
+        id: GrantId,
+        reason: RevocationReason,
+    ) -> Result<bool, StoreError> {
+        let revoked = self.store.revoke_grant(id, self.clock.now(), reason).await;
+        // Also when the write failed: it may have gone through unnoticed.
+        self.cache.forget(id);
+        if matches!(revoked, Ok(true)) {
+            tracing::info!(grant = %id, reason = reason.as_str(), "grant revoked");
+        }
+        revoked
+    }
+
+    pub(crate) fn add_resource(&self, path: &str) {
+        let mut resources = lock(&self.resources);
+        if !resources.iter().any(|known| known == path) {
+            resources.push(path.to_owned());
+        }
+    }
+
+    pub(crate) fn resources(&self) -> Vec<String> {
+        lock(&self.resources).clone()
+    }
+}
+
+/// The public base URL: issuer, and what resources and endpoints begin with.
+/// Kept as given but for a trailing slash, because clients compare bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct PublicUrl {
+    text: Box<str>,
+    origin: Box<str>,
+    path: Box<str>,
+}
+
+impl PublicUrl {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let refuse = |reason| ConfigError::new("public URL", reason);
+        let text = text.trim_end_matches('/');
+        let uri: Uri = text
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| refuse("is not a URL").caused_by(error))?;
+        let (Some(scheme @ ("https" | "http")), Some(authority)) =
+            (uri.scheme_str(), uri.authority())
+        else {
+            return Err(refuse("must be an absolute http or https URL"));
+        };
+        if uri.query().is_some() || text.contains(['#', '"', '\\', '@']) {
+            return Err(refuse("must have no query, fragment or user"));
+        }
+
+        Ok(Self {
+            origin: format!("{scheme}://{authority}").into(),
+            path: uri.path().trim_end_matches('/').into(),
+            text: text.into(),
+        })
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Scheme and authority.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The path of the base URL without a trailing slash; often empty.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_public_url_is_kept_but_for_its_trailing_slash() {
+        let url = PublicUrl::parse("https://Gateway.example:8443/base/").unwrap();
+        assert_eq!(url.as_str(), "https://Gateway.example:8443/base");
+        assert_eq!(url.origin(), "https://Gateway.example:8443");
+        assert_eq!(url.path(), "/base");
+
+        for bad in [
+            "gateway.example",
+            "/mcp",
+            "ftp://x",
+            "https://x/?q",
+            "",
+            "http://a b",
+        ] {
+            assert!(PublicUrl::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
