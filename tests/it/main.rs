@@ -16,8 +16,11 @@ mod gateway;
 mod layer;
 mod msrv;
 mod races;
+mod replay;
+mod revocation;
 mod secrecy;
 mod store;
+mod store_trouble;
 mod trouble;
 mod wraps;
 

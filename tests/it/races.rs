@@ -21,7 +21,6 @@ use regrant::provider::TokenResponse;
 use regrant::replay::ReplayBody;
 use regrant::secret::UpstreamAccessToken;
 use regrant::secret::UpstreamRefreshToken;
-use regrant::settings::Lifetimes;
 use regrant::settings::Timings;
 use regrant::store::Store;
 use regrant::store::memory::MemoryStore;
@@ -34,21 +33,15 @@ use crate::support::HOUR;
 use crate::support::Inner;
 use crate::support::Lab;
 use crate::support::flaky::FlakyStore;
+use crate::support::long;
 use crate::support::post;
 use crate::support::refresh;
 use crate::support::see;
 use crate::support::send;
-
-/// Short enough for a test to sit out.
-fn short() -> Timings {
-    Timings::default()
-        .provider_timeout(Duration::from_millis(200))
-        .lease(Duration::from_millis(300))
-        .wait_budget(Duration::from_millis(400))
-}
+use crate::support::short;
 
 async fn replica(lab: &Lab, store: impl Store, timings: Timings) -> Regrant {
-    let lifetimes = Lifetimes::default().access(24 * HOUR);
+    let lifetimes = long();
     let builder = lab.builder(store).lifetimes(lifetimes).timings(timings);
     builder.start().await.unwrap()
 }
@@ -200,7 +193,7 @@ impl Holding {
             inner: lab.oauth2(),
             store: flaky.clone(),
         };
-        let lifetimes = Lifetimes::default().access(24 * HOUR);
+        let lifetimes = long();
         let builder = lab.builder(flaky.clone()).provider("linear", saboteur);
         let builder = builder.lifetimes(lifetimes).timings(short());
         let holder = builder.start().await.unwrap();
@@ -304,7 +297,7 @@ async fn no_provider_is_waited_for_longer_than_the_lease_though_the_claim_was_sl
         .provider_timeout(Duration::from_secs(9))
         .lease(Duration::from_secs(10));
     let builder = lab.builder(store).provider("linear", silent.clone());
-    let lifetimes = Lifetimes::default().access(24 * HOUR);
+    let lifetimes = long();
     let builder = builder.lifetimes(lifetimes).timings(timings);
     let regrant = builder.start().await.unwrap();
     let issued = lab.issue(&regrant).await;
@@ -343,7 +336,7 @@ impl Provider for Panicking {
 #[tokio::test]
 async fn a_provider_that_panics_leaves_nobody_hanging() {
     let lab = Lab::start().await;
-    let lifetimes = Lifetimes::default().access(24 * HOUR);
+    let lifetimes = long();
     let builder = lab.builder(MemoryStore::new()).lifetimes(lifetimes);
     let builder = builder.provider("linear", Panicking::default());
     let regrant = builder.timings(short()).start().await.unwrap();

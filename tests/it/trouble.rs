@@ -1,14 +1,12 @@
 //! Trouble at the provider, at the store and with clients that go away. None of
 //! it may end a login that the provider did not end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use regrant::Login;
-use regrant::Regrant;
 use regrant::clock::SystemClock;
 use regrant::error::RefreshErrorKind;
 use regrant::provider::Expiry;
@@ -21,46 +19,22 @@ use regrant::provider::oauth2::OAuth2Provider;
 use regrant::secret::ClientSecret;
 use regrant::secret::UpstreamAccessToken;
 use regrant::secret::UpstreamRefreshToken;
-use regrant::settings::Lifetimes;
-use regrant::settings::Timings;
 use regrant::store::memory::MemoryStore;
 use tower::ServiceExt as _;
 
-use crate::support::Answer;
 use crate::support::HOUR;
 use crate::support::Lab;
-use crate::support::flaky::FlakyStore;
+use crate::support::impatient;
+use crate::support::long;
 use crate::support::post;
 use crate::support::refresh;
 use crate::support::send;
-
-/// Access tokens of ours that outlive the upstream's.
-fn long() -> Lifetimes {
-    Lifetimes::default().access(24 * HOUR)
-}
-
-/// Short enough for a test to sit out.
-fn short() -> Timings {
-    Timings::default()
-        .provider_timeout(Duration::from_millis(200))
-        .lease(Duration::from_millis(300))
-        .wait_budget(Duration::from_millis(400))
-}
-
-async fn regrant(lab: &Lab) -> Regrant {
-    let builder = lab.builder(MemoryStore::new());
-    builder
-        .lifetimes(long())
-        .timings(short())
-        .start()
-        .await
-        .unwrap()
-}
+use crate::support::short;
 
 #[tokio::test]
 async fn a_login_that_the_provider_ended_is_ended_here_and_never_asked_for_again() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
     lab.provider.log_out();
@@ -80,7 +54,7 @@ async fn a_login_that_the_provider_ended_is_ended_here_and_never_asked_for_again
 #[tokio::test]
 async fn a_provider_in_trouble_is_a_503_never_a_401_and_heals() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
     lab.clock.advance(HOUR);
@@ -130,7 +104,7 @@ async fn a_moment_of_trouble_is_waited_out() {
 #[tokio::test]
 async fn a_provider_in_trouble_is_not_asked_by_every_request() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
     // In the skew: each of them wants a refresh, and can do without it.
@@ -148,7 +122,7 @@ async fn a_provider_in_trouble_is_not_asked_by_every_request() {
 #[tokio::test]
 async fn a_token_that_expired_before_it_was_issued_is_not_refreshed_by_every_request() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     let witness = tower::Layer::layer(&regrant.layer("linear").unwrap(), lab.witness());
     lab.clock.advance(HOUR);
@@ -166,7 +140,7 @@ async fn a_token_that_expired_before_it_was_issued_is_not_refreshed_by_every_req
 #[tokio::test]
 async fn an_access_token_that_fits_no_header_is_refreshed_with_the_token_that_came_along() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
     lab.clock.advance(HOUR);
@@ -221,7 +195,7 @@ async fn a_provider_that_cannot_refresh_ends_the_login_with_its_access_token() {
 #[tokio::test]
 async fn a_provider_that_refuses_the_gateway_itself_harms_no_grant() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
     lab.clock.advance(HOUR);
@@ -246,7 +220,7 @@ async fn a_provider_that_refuses_the_gateway_itself_harms_no_grant() {
 #[tokio::test]
 async fn an_access_token_that_is_still_good_is_served_while_the_provider_is_down() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
     // Within the skew, yet not expired.
@@ -263,7 +237,7 @@ async fn an_access_token_that_is_still_good_is_served_while_the_provider_is_down
 #[tokio::test]
 async fn an_omitted_refresh_token_keeps_the_old_one() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     let gateway = lab.gateway(&regrant);
     let body = r#"{"access_token":"another","expires_in":"3600"}"#;
@@ -286,7 +260,7 @@ async fn an_omitted_refresh_token_keeps_the_old_one() {
 #[tokio::test]
 async fn without_a_refresh_token_the_login_lasts_as_long_as_the_access_token() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let tokens = lab.provider.log_in("ada");
     let login = Login::new("linear", "ada", UpstreamAccessToken::new(tokens.access));
     let known = regrant.issue(login.clone().expiry(Expiry::After(HOUR)));
@@ -358,175 +332,9 @@ async fn client_authentication_goes_into_the_header_or_the_body_never_both() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_cancels_no_refresh() {
-    let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
-    let issued = lab.issue(&regrant).await;
-    let gateway = lab.gateway(&regrant);
-    lab.clock.advance(HOUR);
-    lab.faults.hold();
-
-    let request = post(issued.access_token.expose(), "");
-    let mut waiting = Box::pin(gateway.clone().oneshot(request));
-    assert!((&mut waiting).now_or_never().is_none());
-    tokio::select! {
-        _ = &mut waiting => panic!("the provider has not answered"),
-        () = lab.faults.arrived(1) => {}
-    }
-    drop(waiting);
-    lab.faults.release();
-    assert!(regrant.drain(Duration::from_secs(10)).await);
-
-    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
-    assert_eq!(answer.status, StatusCode::OK);
-    let counts = lab.provider.counts();
-    assert_eq!((counts.calls, counts.double_spends), (1, 0));
-}
-
-#[tokio::test]
-async fn a_store_that_is_away_is_never_a_401() {
-    let lab = Lab::start().await;
-    let store = FlakyStore::default();
-    let builder = lab.builder(store.clone()).timings(short());
-    let regrant = builder.lifetimes(long()).start().await.unwrap();
-    let (known, unknown) = (lab.issue(&regrant).await, lab.issue(&regrant).await);
-    let gateway = lab.gateway(&regrant);
-    let ask = async |issued: &regrant::Issued| -> Answer {
-        send(&gateway, post(issued.access_token.expose(), "")).await
-    };
-    assert_eq!(ask(&known).await.status, StatusCode::OK);
-    store.set_down(true);
-
-    // Served from memory within the staleness bound, not after it.
-    assert_eq!(ask(&known).await.status, StatusCode::OK);
-    lab.clock.advance(Timings::default().staleness);
-    for issued in [&known, &unknown] {
-        let answer = ask(issued).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.header("retry-after"), "1");
-        let answer = refresh(&regrant, issued.refresh_token.expose()).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.text("error"), "temporarily_unavailable");
-        assert_eq!(answer.header("retry-after"), "1");
-    }
-
-    store.set_down(false);
-    for issued in [&known, &unknown] {
-        assert_eq!(ask(issued).await.status, StatusCode::OK);
-    }
-}
-
-#[tokio::test]
-async fn what_we_did_not_issue_never_reaches_the_store() {
-    let lab = Lab::start().await;
-    let store = FlakyStore::default();
-    let regrant = lab.builder(store.clone()).start().await.unwrap();
-    let issued = lab.issue(&regrant).await;
-    let gateway = lab.gateway(&regrant);
-    let before = store.calls();
-
-    for (token, replacement) in [("a", "b"), ("0", "1"), ("A", "Z"), (".", "_")] {
-        let forged = issued.access_token.expose().replacen(token, replacement, 1);
-        let answer = send(&gateway, post(&forged, "")).await;
-        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
-        let forged = issued
-            .refresh_token
-            .expose()
-            .replacen(token, replacement, 1);
-        let answer = refresh(&regrant, &forged).await;
-        assert_eq!(answer.text("error"), "invalid_grant");
-    }
-
-    assert_eq!(store.calls(), before);
-}
-
-/// Takes the store away while the provider answers.
-#[derive(Debug)]
-struct Saboteur {
-    inner: OAuth2Provider,
-    store: FlakyStore,
-}
-
-impl Provider for Saboteur {
-    fn refresh<'a>(
-        &'a self,
-        refresh_token: &'a UpstreamRefreshToken,
-    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
-        async {
-            let answer = self.inner.refresh(refresh_token).await;
-            self.store.set_down(true);
-            answer
-        }
-        .boxed()
-    }
-}
-
-#[tokio::test]
-async fn a_pair_that_cannot_be_stored_is_served_from_memory_until_it_can() {
-    let lab = Lab::start().await;
-    let store = FlakyStore::default();
-    let saboteur = Saboteur {
-        inner: lab.oauth2(),
-        store: store.clone(),
-    };
-    let builder = lab.builder(store.clone()).provider("linear", saboteur);
-    let regrant = builder.lifetimes(long()).start().await.unwrap();
-    let issued = lab.issue(&regrant).await;
-    let gateway = lab.gateway(&regrant);
-    lab.clock.advance(HOUR);
-
-    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
-    assert_eq!(answer.status, StatusCode::OK);
-    assert!(lab.seen()[0].bearer().starts_with("upstream-at-1-"));
-
-    store.set_down(false);
-    assert!(regrant.drain(Duration::from_secs(10)).await);
-    // Another replica finds it in the store.
-    let builder = lab.builder(store).lifetimes(long());
-    let replica = builder.start().await.unwrap();
-    let answer = send(
-        &lab.gateway(&replica),
-        post(issued.access_token.expose(), ""),
-    )
-    .await;
-    assert_eq!(answer.status, StatusCode::OK);
-    assert!(lab.seen()[1].bearer().starts_with("upstream-at-1-"));
-    let counts = lab.provider.counts();
-    assert_eq!((counts.calls, counts.double_spends), (1, 0));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_spend_a_refresh_token_once() {
-    let lab = Lab::start().await;
-    let store = MemoryStore::new();
-    let mut replicas = Vec::new();
-    for _ in 0..2 {
-        let builder = lab.builder(store.clone()).lifetimes(long());
-        replicas.push(builder.start().await.unwrap());
-    }
-    let issued = lab.issue(&replicas[0]).await;
-    lab.clock.advance(HOUR);
-    let barrier = Arc::new(tokio::sync::Barrier::new(40));
-    let requests = (0..40).map(|number| {
-        let gateway = lab.gateway(&replicas[number % 2]);
-        let request = post(issued.access_token.expose(), "");
-        let barrier = Arc::clone(&barrier);
-        tokio::spawn(async move {
-            barrier.wait().await;
-            send(&gateway, request).await.status
-        })
-    });
-    let statuses = futures_util::future::join_all(requests).await;
-
-    assert!(statuses.into_iter().all(|status| status.unwrap() == 200));
-    let counts = lab.provider.counts();
-    assert_eq!((counts.calls, counts.double_spends), (1, 0));
-}
-
-#[tokio::test]
 async fn why_a_request_was_refused_is_in_the_extensions_of_the_answer() {
     let lab = Lab::start().await;
-    let regrant = regrant(&lab).await;
+    let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
     lab.provider.log_out();
     lab.clock.advance(HOUR);

@@ -37,6 +37,8 @@ use regrant::seal::Keyring;
 use regrant::secret::UpstreamAccessToken;
 use regrant::secret::UpstreamRefreshToken;
 use regrant::service::Refresh;
+use regrant::settings::Lifetimes;
+use regrant::settings::Timings;
 use regrant::store::Store;
 use regrant::store::memory::MemoryStore;
 use serde_json::Value;
@@ -59,6 +61,39 @@ pub(crate) struct Lab {
     oauth2: OAuth2Provider,
     pub(crate) clock: ManualClock,
     pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+/// Access tokens of ours that outlive the upstream's.
+pub(crate) fn long() -> Lifetimes {
+    Lifetimes::default().access(24 * HOUR)
+}
+
+/// Short enough for a test to sit out.
+pub(crate) fn short() -> Timings {
+    Timings::default()
+        .provider_timeout(Duration::from_millis(200))
+        .lease(Duration::from_millis(300))
+        .wait_budget(Duration::from_millis(400))
+}
+
+/// A gateway that soon gives up waiting.
+pub(crate) async fn impatient(lab: &Lab) -> Regrant {
+    let builder = lab.builder(MemoryStore::new());
+    builder
+        .lifetimes(long())
+        .timings(short())
+        .start()
+        .await
+        .unwrap()
+}
+
+/// A gateway with a grant of one client.
+pub(crate) async fn issued() -> (Lab, Regrant, Issued) {
+    let lab = Lab::start().await;
+    let regrant = lab.regrant().await;
+    let login = lab.login().client_id("claude").scope("read write");
+    let issued = regrant.issue(login).await.unwrap();
+    (lab, regrant, issued)
 }
 
 /// A request as the upstream got it.
@@ -227,6 +262,19 @@ impl Answer {
     pub(crate) fn text(&self, member: &str) -> String {
         self.json()[member].as_str().unwrap_or_default().to_owned()
     }
+}
+
+/// An upstream that says this to everybody, with a challenge of its own.
+pub(crate) fn always(status: StatusCode) -> Inner {
+    Inner::new(tower::service_fn(
+        move |_request: Request<ReplayBody<Full<Bytes>>>| async move {
+            let response = Response::builder()
+                .status(status)
+                .header(WWW_AUTHENTICATE, "Bearer realm=\"upstream\"")
+                .body(Full::from("the upstream's words"));
+            Ok(response.unwrap())
+        },
+    ))
 }
 
 /// `POST /mcp` with this access token.

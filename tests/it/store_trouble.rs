@@ -1,0 +1,193 @@
+//! Trouble at the store, and clients that go away in mid-refresh.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use regrant::provider::Provider;
+use regrant::provider::ProviderError;
+use regrant::provider::TokenResponse;
+use regrant::provider::oauth2::OAuth2Provider;
+use regrant::secret::UpstreamRefreshToken;
+use regrant::settings::Timings;
+use regrant::store::memory::MemoryStore;
+use tower::ServiceExt as _;
+
+use crate::support::Answer;
+use crate::support::HOUR;
+use crate::support::Lab;
+use crate::support::flaky::FlakyStore;
+use crate::support::impatient;
+use crate::support::long;
+use crate::support::post;
+use crate::support::refresh;
+use crate::support::send;
+use crate::support::short;
+
+#[tokio::test]
+async fn a_client_that_goes_away_cancels_no_refresh() {
+    let lab = Lab::start().await;
+    let regrant = impatient(&lab).await;
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.clock.advance(HOUR);
+    lab.faults.hold();
+
+    let request = post(issued.access_token.expose(), "");
+    let mut waiting = Box::pin(gateway.clone().oneshot(request));
+    assert!((&mut waiting).now_or_never().is_none());
+    tokio::select! {
+        _ = &mut waiting => panic!("the provider has not answered"),
+        () = lab.faults.arrived(1) => {}
+    }
+    drop(waiting);
+    lab.faults.release();
+    assert!(regrant.drain(Duration::from_secs(10)).await);
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let counts = lab.provider.counts();
+    assert_eq!((counts.calls, counts.double_spends), (1, 0));
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_never_a_401() {
+    let lab = Lab::start().await;
+    let store = FlakyStore::default();
+    let builder = lab.builder(store.clone()).timings(short());
+    let regrant = builder.lifetimes(long()).start().await.unwrap();
+    let (known, unknown) = (lab.issue(&regrant).await, lab.issue(&regrant).await);
+    let gateway = lab.gateway(&regrant);
+    let ask = async |issued: &regrant::Issued| -> Answer {
+        send(&gateway, post(issued.access_token.expose(), "")).await
+    };
+    assert_eq!(ask(&known).await.status, StatusCode::OK);
+    store.set_down(true);
+
+    // Served from memory within the staleness bound, not after it.
+    assert_eq!(ask(&known).await.status, StatusCode::OK);
+    lab.clock.advance(Timings::default().staleness);
+    for issued in [&known, &unknown] {
+        let answer = ask(issued).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.header("retry-after"), "1");
+        let answer = refresh(&regrant, issued.refresh_token.expose()).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.text("error"), "temporarily_unavailable");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+
+    store.set_down(false);
+    for issued in [&known, &unknown] {
+        assert_eq!(ask(issued).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn what_we_did_not_issue_never_reaches_the_store() {
+    let lab = Lab::start().await;
+    let store = FlakyStore::default();
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    let before = store.calls();
+
+    for (token, replacement) in [("a", "b"), ("0", "1"), ("A", "Z"), (".", "_")] {
+        let forged = issued.access_token.expose().replacen(token, replacement, 1);
+        let answer = send(&gateway, post(&forged, "")).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        let forged = issued
+            .refresh_token
+            .expose()
+            .replacen(token, replacement, 1);
+        let answer = refresh(&regrant, &forged).await;
+        assert_eq!(answer.text("error"), "invalid_grant");
+    }
+
+    assert_eq!(store.calls(), before);
+}
+
+#[tokio::test]
+async fn a_pair_that_cannot_be_stored_is_served_from_memory_until_it_can() {
+    let lab = Lab::start().await;
+    let store = FlakyStore::default();
+    let saboteur = Saboteur {
+        inner: lab.oauth2(),
+        store: store.clone(),
+    };
+    let builder = lab.builder(store.clone()).provider("linear", saboteur);
+    let regrant = builder.lifetimes(long()).start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+    lab.clock.advance(HOUR);
+
+    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(lab.seen()[0].bearer().starts_with("upstream-at-1-"));
+
+    store.set_down(false);
+    assert!(regrant.drain(Duration::from_secs(10)).await);
+    // Another replica finds it in the store.
+    let builder = lab.builder(store).lifetimes(long());
+    let replica = builder.start().await.unwrap();
+    let answer = send(
+        &lab.gateway(&replica),
+        post(issued.access_token.expose(), ""),
+    )
+    .await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(lab.seen()[1].bearer().starts_with("upstream-at-1-"));
+    let counts = lab.provider.counts();
+    assert_eq!((counts.calls, counts.double_spends), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_spend_a_refresh_token_once() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        let builder = lab.builder(store.clone()).lifetimes(long());
+        replicas.push(builder.start().await.unwrap());
+    }
+    let issued = lab.issue(&replicas[0]).await;
+    lab.clock.advance(HOUR);
+    let barrier = Arc::new(tokio::sync::Barrier::new(40));
+    let requests = (0..40).map(|number| {
+        let gateway = lab.gateway(&replicas[number % 2]);
+        let request = post(issued.access_token.expose(), "");
+        let barrier = Arc::clone(&barrier);
+        tokio::spawn(async move {
+            barrier.wait().await;
+            send(&gateway, request).await.status
+        })
+    });
+    let statuses = futures_util::future::join_all(requests).await;
+
+    assert!(statuses.into_iter().all(|status| status.unwrap() == 200));
+    let counts = lab.provider.counts();
+    assert_eq!((counts.calls, counts.double_spends), (1, 0));
+}
+
+/// Takes the store away while the provider answers.
+#[derive(Debug)]
+struct Saboteur {
+    inner: OAuth2Provider,
+    store: FlakyStore,
+}
+
+impl Provider for Saboteur {
+    fn refresh<'a>(
+        &'a self,
+        refresh_token: &'a UpstreamRefreshToken,
+    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
+        async {
+            let answer = self.inner.refresh(refresh_token).await;
+            self.store.set_down(true);
+            answer
+        }
+        .boxed()
+    }
+}
