@@ -32,8 +32,9 @@ use crate::store::Credential;
 pub(crate) struct Cell {
     pub(crate) id: CredentialId,
     current: RwLock<Arc<Snapshot>>,
-    /// One more than the newest generation that an upstream accepted.
-    accepted: AtomicU64,
+    /// One more than the generation that an upstream refused in a replay; 0 if
+    /// none.
+    refused: AtomicU64,
 }
 
 impl Cell {
@@ -41,20 +42,23 @@ impl Cell {
         Self {
             id,
             current: RwLock::new(Arc::new(snapshot)),
-            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         }
     }
 
-    /// Notes that an upstream served a request with this generation.
-    pub(crate) fn note_accepted(&self, generation: u64) {
-        // Written once a generation: a hot line that is only read stays shared.
-        if self.accepted.load(Ordering::Relaxed) <= generation {
-            self.accepted.fetch_max(generation + 1, Ordering::Relaxed);
+    /// Notes whether an upstream took this generation when it was replayed with
+    /// it, or later on.
+    pub(crate) fn note(&self, generation: u64, is_refused: bool) {
+        if is_refused {
+            self.refused.store(generation + 1, Ordering::Relaxed);
+        } else if self.refused.load(Ordering::Relaxed) == generation + 1 {
+            self.refused.store(0, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn was_accepted(&self, generation: u64) -> bool {
-        self.accepted.load(Ordering::Relaxed) > generation
+    /// Whether an upstream refused this generation although it was new.
+    pub(crate) fn was_refused(&self, generation: u64) -> bool {
+        self.refused.load(Ordering::Relaxed) == generation + 1
     }
 
     pub(crate) fn current(&self) -> Arc<Snapshot> {

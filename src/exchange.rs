@@ -145,12 +145,15 @@ where
     }
 }
 
-/// Whether `Connection` lists this header.
+/// Whether `Connection` lists this header, or cannot be read.
 fn names(headers: &HeaderMap, header: &HeaderName) -> bool {
+    let lists = |value: &str| {
+        value
+            .split(',')
+            .any(|name| name.trim().eq_ignore_ascii_case(header.as_str()))
+    };
     headers
         .get_all(CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|name| name.trim().eq_ignore_ascii_case(header.as_str()))
+        .any(|value| value.to_str().map_or(true, lists))
 }

@@ -179,8 +179,8 @@ where
                             refresh_after(exchange, authenticated, response)
                         }
                         sent => {
-                            if let Some(sent) = sent {
-                                note(&sent, &response);
+                            if let Some(Authenticated { entry, snapshot }) = sent {
+                                entry.cell.note(snapshot.generation, false);
                             }
                             return this.state.end(exchange.finish(response));
                         }
@@ -226,11 +226,13 @@ where
                     future,
                     authenticated,
                 } => {
-                    let response = ready!(future.poll(context))?;
-                    if let Some(sent) = authenticated {
-                        note(sent, &response);
+                    let (head, body) = ready!(future.poll(context))?.into_parts();
+                    let exchange = present(this.exchange);
+                    let is_expired = exchange.layer.route.classify.is_expired(&head);
+                    if let Some(Authenticated { entry, snapshot }) = authenticated {
+                        entry.cell.note(snapshot.generation, is_expired);
                     }
-                    let response = present(this.exchange).finish(response);
+                    let response = exchange.finish(Response::from_parts(head, body));
                     return this.state.end(response);
                 }
                 StateProjection::Done => polled_after_end(),
@@ -315,14 +317,6 @@ where
         },
         Ok(None) => reject(exchange, Rejection::NotReplayable),
         Err(error) => reject(exchange, error.into()),
-    }
-}
-
-/// Remembers that this credential worked: if it is refused later on, it was
-/// revoked early.
-fn note<B>(sent: &Authenticated, response: &Response<B>) {
-    if response.status().is_success() {
-        sent.entry.cell.note_accepted(sent.snapshot.generation);
     }
 }
 

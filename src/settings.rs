@@ -197,6 +197,9 @@ impl Timings {
                 return Err(ConfigError::new(setting, "must be less than 1000 years"));
             }
         }
+        if self.provider_timeout.is_zero() {
+            return Err(ConfigError::new("provider timeout", "must not be 0"));
+        }
         if self.provider_timeout >= self.lease {
             return Err(ConfigError::new(
                 "lease",
@@ -262,6 +265,7 @@ mod tests {
         for (provider, lease, wait, ok) in [
             (10, 15, 20, true),
             (10, 15, 15, true),
+            (0, 15, 20, false),
             (10, 10, 20, false),
             (10, 15, 14, false),
         ] {

@@ -22,6 +22,8 @@ use tokio::time::Instant;
 
 use super::Want;
 use super::flight::Outcome;
+use super::settle::LONGEST_RETRY_AFTER;
+use super::settle::MISCONFIGURED_PAUSE;
 use super::settle::Settling;
 use super::settle::Verdict;
 use crate::credential;
@@ -37,6 +39,7 @@ use crate::secret::UpstreamRefreshToken;
 use crate::state::Core;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::Settlement;
 use crate::store::StoreError;
 
 pub(super) struct Attempt {
@@ -123,9 +126,9 @@ impl Attempt {
                 Want::NewerThan(_) => Err(RefreshErrorKind::NotRefreshable.into()),
             };
         };
-        if let Some(not_before) = row.not_before
-            && let Ok(wait) = not_before.duration_since(now)
-            && !wait.is_zero()
+        if let Some(wait) = row
+            .not_before
+            .and_then(|not_before| until(not_before, now, LONGEST_RETRY_AFTER))
         {
             return Ok(Step::Wait {
                 at_least: wait,
@@ -138,11 +141,11 @@ impl Attempt {
         {
             // The upstream refuses what was refreshed on its word just now.
             // Asking the provider once more would only start a storm.
-            return Err(if self.cell.was_accepted(row.generation) {
-                // It did accept it, so this is not its last word.
-                RefreshError::from(RefreshErrorKind::Provider).with_retry_after(Some(wait))
-            } else {
+            return Err(if self.cell.was_refused(row.generation) {
                 RefreshErrorKind::NotRefreshable.into()
+            } else {
+                // Nor is it its last word: nobody here saw it refuse a replay.
+                RefreshError::from(RefreshErrorKind::Provider).with_retry_after(Some(wait))
             });
         }
 
@@ -175,8 +178,18 @@ impl Attempt {
             fence: row.fence,
         };
         let provider = self.core.provider(&row.provider)?;
-        // Never longer than the lease: then another replica may ask.
-        let limit = lease_ends.min(Instant::now() + self.core.timings.provider_timeout);
+        let limit = Instant::now() + self.core.timings.provider_timeout;
+        if limit > lease_ends {
+            // The claim took long. Past the lease another replica may ask, and
+            // an answer that nobody waits for is a lost token: start afresh.
+            let not_before = self.core.clock.now();
+            let released = Settlement::Released { not_before };
+            let _lost = self.core.store.settle(claim, released).await;
+            return Ok(Step::Wait {
+                at_least: Duration::ZERO,
+                error: RefreshError::new(RefreshErrorKind::Store, "the store is too slow"),
+            });
+        }
         let asked = tokio::time::timeout_at(limit, provider.refresh(refresh_token));
         let error = match asked.await {
             Ok(Ok(response)) => {
@@ -241,7 +254,10 @@ impl Attempt {
             .map_err(|error| RefreshError::new(RefreshErrorKind::Sealed, error))?;
         row.refreshed_at = self.core.clock.now();
         row.expires_at = response.expiry.at(row.refreshed_at);
-        row.not_before = None;
+        // Such a token cannot be sent. What came along with it may get a better
+        // one, though not at once.
+        let is_sendable = credential::header("Bearer ", &secrets.access_token).is_some();
+        row.not_before = (!is_sendable).then(|| row.refreshed_at + MISCONFIGURED_PAUSE);
 
         row.forced_at = self.want.is_forced().then_some(row.refreshed_at);
 
@@ -263,6 +279,11 @@ impl Attempt {
         let outcome = self.cell.adopt(snapshot);
         if outcome.terminal {
             return Err(RefreshErrorKind::Terminal.into());
+        }
+        if outcome.bearer.is_none() {
+            let what = "the provider's access token does not fit into a header";
+            return Err(RefreshError::new(RefreshErrorKind::Misconfigured, what)
+                .with_retry_after(Some(MISCONFIGURED_PAUSE)));
         }
         tracing::info!(generation = outcome.generation, "credential refreshed");
         Ok(outcome)
@@ -299,7 +320,14 @@ impl Step {
 /// How long until an upstream's 401 may cause the next refresh.
 fn forced_too_recently(row: &Credential, now: SystemTime) -> Option<Duration> {
     let next = row.forced_at?.checked_add(FORCED_REFRESH_INTERVAL)?;
-    next.duration_since(now).ok().filter(|wait| !wait.is_zero())
+    until(next, now, FORCED_REFRESH_INTERVAL)
+}
+
+/// How long until `time`; `None` if it has come, or is further away than
+/// anybody sets it: then it was written by a clock that runs ahead.
+fn until(time: SystemTime, now: SystemTime, at_most: Duration) -> Option<Duration> {
+    let wait = time.duration_since(now).ok()?;
+    (!wait.is_zero() && wait <= at_most).then_some(wait)
 }
 
 fn missing_row() -> RefreshError {

@@ -38,16 +38,11 @@ impl Verdict {
                 (MISCONFIGURED_PAUSE, RefreshErrorKind::Misconfigured)
             }
             ProviderErrorKind::Ambiguous => (AMBIGUOUS_PAUSE, RefreshErrorKind::Provider),
-            // Dead when its access token is, and not to be asked for before.
+            // Dead when its access token is.
             ProviderErrorKind::Unsupported if has_expired => {
                 (Duration::ZERO, RefreshErrorKind::Terminal)
             }
-            ProviderErrorKind::Unsupported => (
-                expires_at
-                    .and_then(|at| at.duration_since(now).ok())
-                    .unwrap_or(MISCONFIGURED_PAUSE),
-                RefreshErrorKind::NotRefreshable,
-            ),
+            ProviderErrorKind::Unsupported => (Duration::ZERO, RefreshErrorKind::NotRefreshable),
             ProviderErrorKind::Transient => (TRANSIENT_PAUSE, RefreshErrorKind::Provider),
         };
         let wait = error
@@ -89,6 +84,13 @@ impl Settling {
     ///
     /// If ours is not stored yet and may still be.
     pub(super) async fn once(&mut self) -> Result<Credential, StoreError> {
+        let limit = self.core.timings.persist_timeout;
+        tokio::time::timeout(limit, self.store())
+            .await
+            .map_err(|elapsed| StoreError::new(StoreErrorKind::Unavailable, elapsed))?
+    }
+
+    async fn store(&mut self) -> Result<Credential, StoreError> {
         if self.settle().await? {
             return Ok(self.row.clone());
         }
@@ -127,20 +129,26 @@ impl Settling {
             expires_at: self.row.expires_at,
             refreshed_at: self.row.refreshed_at,
             forced_at: self.row.forced_at,
+            not_before: self.row.not_before,
         };
-        let settle = self.core.store.settle(self.claim, outcome);
-        tokio::time::timeout(self.core.timings.persist_timeout, settle)
-            .await
-            .map_err(|elapsed| StoreError::new(StoreErrorKind::Unavailable, elapsed))?
+        self.core.store.settle(self.claim, outcome).await
     }
 
     pub(super) async fn until_done(&mut self) {
         let mut pause = FIRST_PAUSE;
-        while self.once().await.is_err() {
-            tokio::time::sleep(pause).await;
+        loop {
+            match self.once().await {
+                Ok(_stored) => break tracing::info!("the refreshed credential is stored now"),
+                Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                    break tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "refreshed tokens cannot be stored: their row is gone"
+                    );
+                }
+                Err(_error) => tokio::time::sleep(pause).await,
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        tracing::info!("the refreshed credential is stored now");
     }
 }
 
@@ -148,5 +156,5 @@ impl Settling {
 const TRANSIENT_PAUSE: Duration = Duration::from_secs(1);
 /// Time for another replica's answer to arrive, should it be the one that counts.
 const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(2);
-const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(30);
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
+pub(super) const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);

@@ -118,6 +118,7 @@ async fn a_settlement_needs_generation_and_fence(store: &dyn Store) {
         expires_at: Some(noon() + MINUTE),
         refreshed_at: noon(),
         forced_at: (byte == 3).then(noon),
+        not_before: (byte == 3).then(noon),
     };
     let stale = claimed(store, id, Duration::ZERO).await;
     let present = claimed(store, id, MINUTE).await;
@@ -134,7 +135,10 @@ async fn a_settlement_needs_generation_and_fence(store: &dyn Store) {
     let row = store.credential(id).await.unwrap().unwrap();
     assert_eq!((row.generation, row.sealed), (1, vec![3]));
     assert_eq!(row.expires_at, Some(noon() + MINUTE));
-    assert_eq!(row.forced_at, Some(noon()));
+    assert_eq!(
+        (row.forced_at, row.not_before),
+        (Some(noon()), Some(noon()))
+    );
 
     // Settling gave the lease back.
     let next = store.claim(id, 1, MINUTE).await.unwrap().unwrap();

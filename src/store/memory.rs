@@ -133,13 +133,14 @@ impl Store for MemoryStore {
                     expires_at,
                     refreshed_at,
                     forced_at,
+                    not_before,
                 } => {
                     leased.row.generation += 1;
                     leased.row.sealed = sealed;
                     leased.row.expires_at = expires_at;
                     leased.row.refreshed_at = refreshed_at;
                     leased.row.forced_at = forced_at.or(leased.row.forced_at);
-                    leased.row.not_before = None;
+                    leased.row.not_before = not_before;
                 }
                 Settlement::Terminal { reason } => leased.row.terminal = Some(reason),
                 Settlement::Released { not_before } => leased.row.not_before = Some(not_before),

@@ -256,6 +256,8 @@ pub enum Settlement {
         /// The same, if an upstream's 401 was the cause; `None` leaves the
         /// row's `forced_at` as it is.
         forced_at: Option<SystemTime>,
+        /// No attempt to refresh again before this time.
+        not_before: Option<SystemTime>,
     },
     /// The provider ended it, with this error.
     Terminal {

@@ -14,6 +14,7 @@ use http::StatusCode;
 use http_body_util::Full;
 use regrant::Login;
 use regrant::Regrant;
+use regrant::clock::ManualClock;
 use regrant::provider::Expiry;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
@@ -25,7 +26,6 @@ use regrant::settings::Timings;
 use regrant::store::Store;
 use regrant::store::memory::MemoryStore;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tower::Layer as _;
 use tower::ServiceExt as _;
 
@@ -264,53 +264,96 @@ async fn who_holds_a_pair_hears_that_the_login_has_ended_meanwhile() {
     assert_eq!(answer.text("error"), "invalid_grant");
 }
 
-/// Never answers; notes for how long it was waited for.
+/// Takes its time, and counts.
 #[derive(Clone, Debug, Default)]
-struct Silent(Arc<Mutex<Option<Instant>>>);
+struct Slow(Arc<Mutex<usize>>);
 
-impl Provider for Silent {
+impl Provider for Slow {
     fn refresh<'a>(
         &'a self,
         _refresh_token: &'a UpstreamRefreshToken,
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
-        struct NoteEnd<'a>(&'a Silent);
-        impl Drop for NoteEnd<'_> {
-            fn drop(&mut self) {
-                let mut end = self.0.0.lock().unwrap();
-                end.get_or_insert_with(Instant::now);
-            }
-        }
         async {
-            let _end = NoteEnd(self);
-            std::future::pending().await
+            *self.0.lock().unwrap() += 1;
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            let mut response = TokenResponse::new(UpstreamAccessToken::new("late"));
+            response.expiry = Expiry::After(HOUR);
+            Ok(response)
         }
         .boxed()
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_provider_is_waited_for_longer_than_the_lease_though_the_claim_was_slow() {
+async fn a_refresh_token_is_not_spent_when_the_lease_leaves_no_time_for_the_answer() {
+    for (claim_delay, spent, status) in [(3, 0, 503), (0, 1, 200)] {
+        let lab = Lab::start().await;
+        let slow = Slow::default();
+        let store = FlakyStore::default().claim_delay(Duration::from_secs(claim_delay));
+        let timings = Timings::default()
+            .provider_timeout(Duration::from_secs(9))
+            .lease(Duration::from_secs(10));
+        let builder = lab.builder(store).provider("linear", slow.clone());
+        let builder = builder.lifetimes(long()).timings(timings);
+        let regrant = builder.start().await.unwrap();
+        let issued = lab.issue(&regrant).await;
+        lab.clock.advance(HOUR);
+        let witness = regrant.layer("linear").unwrap().layer(lab.witness());
+
+        let answer = send(&witness, post(issued.access_token.expose(), "")).await;
+
+        assert_eq!(answer.status.as_u16(), status);
+        assert_eq!(
+            *slow.0.lock().unwrap(),
+            spent,
+            "claimed after {claim_delay} s"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_second_early_revocation_is_no_401_on_a_replica_that_did_not_see_the_first() {
     let lab = Lab::start().await;
-    let silent = Silent::default();
-    let store = FlakyStore::default().claim_delay(Duration::from_secs(3));
-    let timings = Timings::default()
-        .provider_timeout(Duration::from_secs(9))
-        .lease(Duration::from_secs(10));
-    let builder = lab.builder(store).provider("linear", silent.clone());
-    let lifetimes = long();
-    let builder = builder.lifetimes(lifetimes).timings(timings);
-    let regrant = builder.start().await.unwrap();
-    let issued = lab.issue(&regrant).await;
-    lab.clock.advance(HOUR);
+    let store = MemoryStore::new();
+    let a = replica(&lab, store.clone(), Timings::default()).await;
+    let b = replica(&lab, store, Timings::default()).await;
+    let issued = lab.issue(&a).await;
+    let ask = async |regrant: &Regrant| {
+        let request = post(issued.access_token.expose(), "");
+        send(&lab.gateway(regrant), request).await.status
+    };
+    lab.provider.revoke_access_tokens();
+    assert_eq!(ask(&a).await, StatusCode::OK);
+    lab.clock.advance(Duration::from_secs(20));
 
-    let claimed_after = Instant::now();
-    let request = post(issued.access_token.expose(), "");
-    let answer = send(&lab.gateway(&regrant), request).await;
+    lab.provider.revoke_access_tokens();
+    for regrant in [&b, &a] {
+        assert_eq!(ask(regrant).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
 
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    let end = silent.0.lock().unwrap().unwrap();
-    let waited = end - claimed_after;
-    assert!(waited <= Duration::from_secs(10), "{waited:?}");
+    lab.clock.advance(Duration::from_secs(40));
+    assert_eq!(ask(&b).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_runs_ahead_does_not_hold_up_the_others() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let ahead = ManualClock::starting_now();
+    ahead.advance(Duration::from_secs(20 * 60));
+    let builder = lab.builder(store.clone()).with_clock(ahead);
+    let ahead = builder.lifetimes(long()).start().await.unwrap();
+    let here = replica(&lab, store, Timings::default()).await;
+    let issued = lab.issue(&here).await;
+    let ask = async |regrant: &Regrant| {
+        let request = post(issued.access_token.expose(), "");
+        send(&lab.gateway(regrant), request).await.status
+    };
+    lab.provider.revoke_access_tokens();
+    assert_eq!(ask(&ahead).await, StatusCode::OK);
+
+    lab.provider.revoke_access_tokens();
+    assert_eq!(ask(&here).await, StatusCode::OK);
 }
 
 /// Panics at first.

@@ -147,9 +147,14 @@ async fn an_access_token_that_fits_no_header_is_refreshed_with_the_token_that_ca
     let body = r#"{"access_token":"a\nb","expires_in":3600}"#;
     lab.faults.answer_next(200, body);
 
-    let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    for _ in 0..5 {
+        let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.header("retry-after"), "30");
+    }
+    assert_eq!(lab.faults.requests().len(), 1, "not by every request");
 
+    lab.clock.advance(Duration::from_secs(30));
     let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(lab.provider.counts().double_spends, 0);
@@ -183,6 +188,12 @@ async fn a_provider_that_cannot_refresh_ends_the_login_with_its_access_token() {
         send(&gateway, post(access, "")).await.status,
         StatusCode::OK
     );
+    // The upstream's word stands, however often it is asked.
+    lab.provider.revoke_access_tokens();
+    for _ in 0..2 {
+        let answer = send(&gateway, post(access, "")).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    }
     lab.clock.advance(Duration::from_secs(1));
     for _ in 0..2 {
         let answer = send(&gateway, post(access, "")).await;

@@ -462,12 +462,14 @@ impl Settled {
                 expires_at,
                 refreshed_at,
                 forced_at,
+                not_before,
             } => Self {
                 generation: claim.generation + 1,
                 sealed: Some(sealed),
                 expires_at,
                 refreshed_at: Some(refreshed_at),
                 forced_at,
+                not_before,
                 ..unchanged
             },
             Settlement::Terminal { reason } => Self {
