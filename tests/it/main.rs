@@ -11,10 +11,10 @@
 
 mod support;
 
+mod dependencies;
 mod endpoint;
 mod gateway;
 mod layer;
-mod msrv;
 mod races;
 mod replay;
 mod revocation;

@@ -33,6 +33,7 @@ use crate::support::HOUR;
 use crate::support::Inner;
 use crate::support::Lab;
 use crate::support::flaky::FlakyStore;
+use crate::support::flaky::Saboteur;
 use crate::support::long;
 use crate::support::post;
 use crate::support::refresh;
@@ -151,27 +152,6 @@ async fn a_token_that_expires_on_its_way_is_refreshed_however_recently_one_was_f
     gate.send_replace(true);
 
     assert_eq!(request.await.status, StatusCode::OK);
-}
-
-/// Takes the store away once the provider has answered.
-#[derive(Debug)]
-struct Saboteur<P> {
-    inner: P,
-    store: FlakyStore,
-}
-
-impl<P: Provider> Provider for Saboteur<P> {
-    fn refresh<'a>(
-        &'a self,
-        refresh_token: &'a UpstreamRefreshToken,
-    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
-        async {
-            let answer = self.inner.refresh(refresh_token).await;
-            self.store.set_down(true);
-            answer
-        }
-        .boxed()
-    }
 }
 
 /// A replica that holds a pair which its store has not taken, its lease over,

@@ -4,13 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use http::StatusCode;
-use regrant::provider::Provider;
-use regrant::provider::ProviderError;
-use regrant::provider::TokenResponse;
-use regrant::provider::oauth2::OAuth2Provider;
-use regrant::secret::UpstreamRefreshToken;
 use regrant::settings::Timings;
 use regrant::store::memory::MemoryStore;
 use tower::ServiceExt as _;
@@ -19,6 +13,7 @@ use crate::support::Answer;
 use crate::support::HOUR;
 use crate::support::Lab;
 use crate::support::flaky::FlakyStore;
+use crate::support::flaky::Saboteur;
 use crate::support::impatient;
 use crate::support::long;
 use crate::support::post;
@@ -169,25 +164,4 @@ async fn two_replicas_spend_a_refresh_token_once() {
     assert!(statuses.into_iter().all(|status| status.unwrap() == 200));
     let counts = lab.provider.counts();
     assert_eq!((counts.calls, counts.double_spends), (1, 0));
-}
-
-/// Takes the store away while the provider answers.
-#[derive(Debug)]
-struct Saboteur {
-    inner: OAuth2Provider,
-    store: FlakyStore,
-}
-
-impl Provider for Saboteur {
-    fn refresh<'a>(
-        &'a self,
-        refresh_token: &'a UpstreamRefreshToken,
-    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
-        async {
-            let answer = self.inner.refresh(refresh_token).await;
-            self.store.set_down(true);
-            answer
-        }
-        .boxed()
-    }
 }

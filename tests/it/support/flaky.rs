@@ -12,6 +12,10 @@ use futures_util::future::BoxFuture;
 use futures_util::future::ready;
 use regrant::CredentialId;
 use regrant::GrantId;
+use regrant::provider::Provider;
+use regrant::provider::ProviderError;
+use regrant::provider::TokenResponse;
+use regrant::secret::UpstreamRefreshToken;
 use regrant::store::Claim;
 use regrant::store::Credential;
 use regrant::store::Grant;
@@ -155,5 +159,26 @@ impl Store for FlakyStore {
         self.unless_down(
             async move { self.inner.revoke_access(id, entry, expired_below).await }.boxed(),
         )
+    }
+}
+
+/// Takes the store away once the provider has answered.
+#[derive(Debug)]
+pub(crate) struct Saboteur<P> {
+    pub(crate) inner: P,
+    pub(crate) store: FlakyStore,
+}
+
+impl<P: Provider> Provider for Saboteur<P> {
+    fn refresh<'a>(
+        &'a self,
+        refresh_token: &'a UpstreamRefreshToken,
+    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
+        async {
+            let answer = self.inner.refresh(refresh_token).await;
+            self.store.set_down(true);
+            answer
+        }
+        .boxed()
     }
 }
