@@ -51,14 +51,14 @@ async fn main() {
     let plan = if is_quick {
         Plan {
             rounds: 3,
-            in_process: 200,
-            over_http: 20,
+            in_process: 20_000,
+            over_http: 500,
         }
     } else {
         Plan {
             rounds: 21,
-            in_process: 20_000,
-            over_http: 2_000,
+            in_process: 200_000,
+            over_http: 10_000,
         }
     };
     let gateway = Gateway::start(GRANTS).await;
@@ -73,7 +73,8 @@ async fn main() {
 
 struct Plan {
     rounds: usize,
-    /// Requests a round.
+    /// Requests a round: many, because the kernel accounts CPU time by ticks of
+    /// some milliseconds.
     in_process: usize,
     over_http: usize,
 }
