@@ -72,6 +72,7 @@ impl Drop for Database {
 }
 
 /// Stands between a store and the server, and can cut them off.
+#[derive(Clone)]
 pub(crate) struct Outage {
     pub(crate) url: String,
     is_up: watch::Sender<bool>,
