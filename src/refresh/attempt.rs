@@ -32,6 +32,7 @@ use crate::credential::Secrets;
 use crate::credential::Snapshot;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::provider::Provider;
 use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
 use crate::provider::TokenResponse;
@@ -149,6 +150,7 @@ impl Attempt {
             });
         }
 
+        let provider = self.core.provider(&row.provider)?;
         let lease = self.core.timings.lease;
         // The lease runs from when the store hears of it; before that is safe.
         let lease_ends = Instant::now() + lease;
@@ -156,7 +158,10 @@ impl Attempt {
         match claimed {
             // Cancellation: from here on only the end of the process can stop
             // us; the lease then keeps others away until it runs out.
-            Ok(Some(row)) => self.spend(row, &refresh_token, lease_ends).await,
+            Ok(Some(row)) => {
+                self.spend(&**provider, row, &refresh_token, lease_ends)
+                    .await
+            }
             // Another replica is at it: wait for what it gets.
             Ok(None) => Ok(Step::Wait {
                 at_least: Duration::ZERO,
@@ -168,6 +173,7 @@ impl Attempt {
 
     async fn spend(
         &self,
+        provider: &dyn Provider,
         row: Credential,
         refresh_token: &UpstreamRefreshToken,
         lease_ends: Instant,
@@ -177,7 +183,6 @@ impl Attempt {
             generation: row.generation,
             fence: row.fence,
         };
-        let provider = self.core.provider(&row.provider)?;
         let limit = Instant::now() + self.core.timings.provider_timeout;
         if limit > lease_ends {
             // The claim took long. Past the lease another replica may ask, and
