@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use axum::Router;
+use axum::response::Redirect;
+use axum::routing::post as post_route;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
@@ -29,6 +32,7 @@ use crate::support::long;
 use crate::support::post;
 use crate::support::refresh;
 use crate::support::send;
+use crate::support::serve;
 use crate::support::short;
 
 #[tokio::test]
@@ -300,6 +304,21 @@ async fn without_a_refresh_token_the_login_lasts_as_long_as_the_access_token() {
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     assert!(!answer.header("www-authenticate").contains("upstream"));
     assert_eq!(lab.faults.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_carry_the_secrets_elsewhere() {
+    let lab = Lab::start().await;
+    let elsewhere = Redirect::temporary(&lab.token_url);
+    let router = Router::new().route("/token", post_route(async move || elsewhere.clone()));
+    let url = format!("{}/token", serve(router).await);
+    let provider = OAuth2Provider::builder(url, "gateway").build().unwrap();
+    let token = UpstreamRefreshToken::new(lab.provider.log_in("ada").refresh);
+
+    let error = provider.refresh(&token).await.unwrap_err();
+
+    assert_eq!(error.kind(), ProviderErrorKind::Transient);
+    assert!(lab.faults.requests().is_empty());
 }
 
 #[tokio::test]
