@@ -46,12 +46,15 @@ pub(crate) enum Cached {
     Pending(Pending),
 }
 
-/// A token of ours that needs the store or the provider.
-pub(crate) struct Pending {
-    claims: AccessClaims,
-    digest: [u8; 32],
-    /// The grant, if only its credential is wanting.
-    entry: Option<Arc<Entry>>,
+/// A request with a token of ours, and what it waits for.
+pub(crate) enum Pending {
+    /// The store has to be asked for the grant.
+    Grant {
+        claims: AccessClaims,
+        digest: [u8; 32],
+    },
+    /// The grant is known and good here; its credential has expired.
+    Credential(Arc<Entry>),
 }
 
 /// Answers from memory, or says what to ask.
@@ -72,23 +75,14 @@ pub(crate) fn from_memory(
         if snapshot.is_usable(now) {
             return Ok(Cached::Ready(Authenticated { entry, snapshot }));
         }
-        let claims = AccessClaims::verify(token, &core.keyring).ok_or(Rejection::InvalidToken)?;
-        return Ok(Cached::Pending(Pending {
-            claims,
-            digest,
-            entry: Some(entry),
-        }));
+        return Ok(Cached::Pending(Pending::Credential(entry)));
     }
 
     let claims = AccessClaims::verify(token, &core.keyring).ok_or(Rejection::InvalidToken)?;
     if claims.expires_at() + core.lifetimes.leeway <= now {
         return Err(Rejection::InvalidToken);
     }
-    Ok(Cached::Pending(Pending {
-        claims,
-        digest,
-        entry: None,
-    }))
+    Ok(Cached::Pending(Pending::Grant { claims, digest }))
 }
 
 /// Asks the store, and the provider if the credential has expired.
@@ -99,11 +93,14 @@ pub(crate) async fn resolve(
     route: &Route,
     pending: Pending,
 ) -> Result<Authenticated, Rejection> {
-    let entry = match pending.entry {
-        Some(entry) => entry,
-        None => read(core, &pending.claims, pending.digest).await?,
+    let entry = match pending {
+        Pending::Credential(entry) => entry,
+        Pending::Grant { claims, digest } => {
+            let entry = read(core, &claims, digest).await?;
+            route.admits(&entry.grant)?;
+            entry
+        }
     };
-    route.admits(&entry.grant)?;
 
     let mut snapshot = entry.cell.current();
     if !snapshot.is_usable(core.clock.now()) {

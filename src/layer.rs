@@ -42,16 +42,14 @@ use crate::state::Core;
 pub struct RefreshLayer {
     pub(crate) core: Arc<Core>,
     pub(crate) route: Arc<Route>,
-    path: Box<str>,
 }
 
 impl RefreshLayer {
     pub(crate) fn new(core: Arc<Core>, provider: &str) -> Result<Self, ConfigError> {
-        let route = Route::new(&core.public_url, provider, "")?;
+        let route = Route::new(&core.public_url, provider)?;
         Ok(Self {
             core,
             route: Arc::new(route),
-            path: "".into(),
         })
     }
 
@@ -72,7 +70,6 @@ impl RefreshLayer {
         }
         Arc::make_mut(&mut self.route).at(&self.core.public_url, trimmed)?;
         self.core.add_resource(trimmed);
-        self.path = trimmed.into();
         Ok(self)
     }
 
@@ -86,8 +83,7 @@ impl RefreshLayer {
         if scope.contains(['"', '\\']) {
             return Err(ConfigError::new("required scope", "must not be quoted"));
         }
-        let path = self.path.clone();
-        Arc::make_mut(&mut self.route).require(&self.core.public_url, &path, scope)?;
+        Arc::make_mut(&mut self.route).require(&self.core.public_url, scope)?;
         Ok(self)
     }
 

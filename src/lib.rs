@@ -21,6 +21,7 @@ mod grant;
 mod rejection;
 mod resource;
 mod route;
+mod scope;
 
 pub mod classify;
 pub mod replay;

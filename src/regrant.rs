@@ -82,7 +82,7 @@ impl Regrant {
     ///
     /// If no provider of this name was added.
     pub fn layer(&self, provider: &str) -> Result<RefreshLayer, ConfigError> {
-        if !self.core.providers.contains_key(provider) {
+        if !self.core.has_provider(provider) {
             return Err(ConfigError::new(
                 "provider",
                 format!("`{provider}` was not added"),

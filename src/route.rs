@@ -11,6 +11,7 @@ use crate::classify::Unauthorized;
 use crate::error::ConfigError;
 use crate::rejection::Rejection;
 use crate::resource;
+use crate::scope;
 use crate::state::PublicUrl;
 use crate::store::Grant;
 
@@ -18,9 +19,11 @@ use crate::store::Grant;
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) provider: Box<str>,
-    /// The URL of the protected resource (RFC 9728).
-    pub(crate) resource: Box<str>,
-    scopes: Vec<Box<str>>,
+    /// The path of the protected resource below the public URL.
+    path: Box<str>,
+    /// Its URL (RFC 9728).
+    resource: Box<str>,
+    scope: Box<str>,
     pub(crate) challenges: Challenges,
     pub(crate) replay_limit: usize,
     pub(crate) serves_endpoints: bool,
@@ -31,12 +34,13 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    pub(crate) fn new(url: &PublicUrl, provider: &str, path: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn new(url: &PublicUrl, provider: &str) -> Result<Self, ConfigError> {
         Ok(Self {
             provider: provider.into(),
-            resource: format!("{}{path}", url.as_str()).into(),
-            scopes: Vec::new(),
-            challenges: Challenges::new(url, path, "")?,
+            path: "".into(),
+            resource: url.as_str().into(),
+            scope: "".into(),
+            challenges: Challenges::new(url, "", "")?,
             replay_limit: DEFAULT_REPLAY_LIMIT,
             serves_endpoints: true,
             passes_through: false,
@@ -47,19 +51,16 @@ impl Route {
     }
 
     pub(crate) fn at(&mut self, url: &PublicUrl, path: &str) -> Result<(), ConfigError> {
-        self.challenges = Challenges::new(url, path, &self.scopes.join(" "))?;
+        self.challenges = Challenges::new(url, path, &self.scope)?;
         self.resource = format!("{}{path}", url.as_str()).into();
+        self.path = path.into();
         Ok(())
     }
 
-    pub(crate) fn require(
-        &mut self,
-        url: &PublicUrl,
-        path: &str,
-        scope: &str,
-    ) -> Result<(), ConfigError> {
-        self.scopes = scope.split_ascii_whitespace().map(Into::into).collect();
-        self.challenges = Challenges::new(url, path, &self.scopes.join(" "))?;
+    pub(crate) fn require(&mut self, url: &PublicUrl, scope: &str) -> Result<(), ConfigError> {
+        let words: Vec<_> = scope.split_ascii_whitespace().collect();
+        self.scope = words.join(" ").into();
+        self.challenges = Challenges::new(url, &self.path, &self.scope)?;
         Ok(())
     }
 
@@ -73,9 +74,7 @@ impl Route {
         {
             return Err(Rejection::InvalidToken);
         }
-        let granted = grant.scope.as_deref().unwrap_or_default();
-        let has = |scope: &str| granted.split_ascii_whitespace().any(|s| s == scope);
-        if self.scopes.iter().all(|scope| has(scope)) {
+        if scope::covers(grant.scope.as_deref().unwrap_or_default(), &self.scope) {
             Ok(())
         } else {
             Err(Rejection::InsufficientScope)

@@ -64,7 +64,7 @@ where
         // not be ready.
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        let RefreshLayer { core, route, .. } = &self.layer;
+        let RefreshLayer { core, route } = &self.layer;
 
         if route.serves_endpoints && Endpoints::serves(core, request.uri().path()) {
             let endpoints = Endpoints::new(Arc::clone(core));

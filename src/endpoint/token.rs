@@ -25,6 +25,7 @@ use crate::authenticate::read_credential;
 use crate::issue::remaining;
 use crate::resource;
 use crate::response::OwnBody;
+use crate::scope;
 use crate::state::Core;
 use crate::store::Grant;
 use crate::store::RevocationReason;
@@ -107,11 +108,10 @@ fn check(core: &Core, grant: &Grant, form: &Form) -> Result<(), OAuthError> {
         }
     }
     // A grant without a scope is not limited by one.
-    if let (Some(wanted), Some(granted)) = (form.text("scope"), &grant.scope) {
-        let has = |scope| granted.split_ascii_whitespace().any(|s| s == scope);
-        if !wanted.split_ascii_whitespace().all(has) {
-            return Err(OAuthError::invalid_scope());
-        }
+    if let (Some(wanted), Some(granted)) = (form.text("scope"), &grant.scope)
+        && !scope::covers(granted, wanted)
+    {
+        return Err(OAuthError::invalid_scope());
     }
     Ok(())
 }

@@ -263,7 +263,6 @@ impl Attempt {
         // one, though not at once.
         let is_sendable = credential::header("Bearer ", &secrets.access_token).is_some();
         row.not_before = (!is_sendable).then(|| row.refreshed_at + MISCONFIGURED_PAUSE);
-
         row.forced_at = self.want.is_forced().then_some(row.refreshed_at);
 
         let mut settling = Settling::new(Arc::clone(&self.core), claim, row.clone());

@@ -15,6 +15,8 @@ mod dependencies;
 mod endpoint;
 mod gateway;
 mod layer;
+mod metadata;
+mod operator;
 mod races;
 mod replay;
 mod revocation;

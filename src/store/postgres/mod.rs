@@ -26,6 +26,7 @@ use tokio_postgres::types::Type;
 
 use self::connection::Connections;
 pub use self::connection::MigrateError;
+use self::rows::Settled;
 use self::rows::Uuid;
 use self::rows::to_bigint;
 use super::Claim;
@@ -430,56 +431,5 @@ impl Store for PostgresStore {
                 .map(drop)
         }
         .boxed()
-    }
-}
-
-/// What a settlement writes; `None` leaves a column as it is, but for
-/// `not_before` and `terminal`, which it clears.
-struct Settled {
-    generation: u64,
-    sealed: Option<Vec<u8>>,
-    expires_at: Option<SystemTime>,
-    refreshed_at: Option<SystemTime>,
-    forced_at: Option<SystemTime>,
-    not_before: Option<SystemTime>,
-    terminal: Option<String>,
-}
-
-impl Settled {
-    fn of(claim: Claim, outcome: Settlement) -> Self {
-        let unchanged = Self {
-            generation: claim.generation,
-            sealed: None,
-            expires_at: None,
-            refreshed_at: None,
-            forced_at: None,
-            not_before: None,
-            terminal: None,
-        };
-        match outcome {
-            Settlement::Refreshed {
-                sealed,
-                expires_at,
-                refreshed_at,
-                forced_at,
-                not_before,
-            } => Self {
-                generation: claim.generation + 1,
-                sealed: Some(sealed),
-                expires_at,
-                refreshed_at: Some(refreshed_at),
-                forced_at,
-                not_before,
-                ..unchanged
-            },
-            Settlement::Terminal { reason } => Self {
-                terminal: Some(reason),
-                ..unchanged
-            },
-            Settlement::Released { not_before } => Self {
-                not_before: Some(not_before),
-                ..unchanged
-            },
-        }
     }
 }

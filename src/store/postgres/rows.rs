@@ -14,10 +14,12 @@ use tokio_postgres::types::to_sql_checked;
 use crate::BoxError;
 use crate::id::CredentialId;
 use crate::id::GrantId;
+use crate::store::Claim;
 use crate::store::Credential;
 use crate::store::Grant;
 use crate::store::KeyRecord;
 use crate::store::RevocationReason;
+use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 
@@ -82,6 +84,57 @@ pub(super) fn key(row: &Row) -> Result<KeyRecord, StoreError> {
         id: get(row, "id")?,
         check_value: array(get(row, "check_value")?)?,
     })
+}
+
+/// What a settlement writes; `None` leaves a column as it is, but for
+/// `not_before` and `terminal`, which it clears.
+pub(super) struct Settled {
+    pub(super) generation: u64,
+    pub(super) sealed: Option<Vec<u8>>,
+    pub(super) expires_at: Option<SystemTime>,
+    pub(super) refreshed_at: Option<SystemTime>,
+    pub(super) forced_at: Option<SystemTime>,
+    pub(super) not_before: Option<SystemTime>,
+    pub(super) terminal: Option<String>,
+}
+
+impl Settled {
+    pub(super) fn of(claim: Claim, outcome: Settlement) -> Self {
+        let unchanged = Self {
+            generation: claim.generation,
+            sealed: None,
+            expires_at: None,
+            refreshed_at: None,
+            forced_at: None,
+            not_before: None,
+            terminal: None,
+        };
+        match outcome {
+            Settlement::Refreshed {
+                sealed,
+                expires_at,
+                refreshed_at,
+                forced_at,
+                not_before,
+            } => Self {
+                generation: claim.generation + 1,
+                sealed: Some(sealed),
+                expires_at,
+                refreshed_at: Some(refreshed_at),
+                forced_at,
+                not_before,
+                ..unchanged
+            },
+            Settlement::Terminal { reason } => Self {
+                terminal: Some(reason),
+                ..unchanged
+            },
+            Settlement::Released { not_before } => Self {
+                not_before: Some(not_before),
+                ..unchanged
+            },
+        }
+    }
 }
 
 pub(super) fn to_bigint(number: u64) -> Result<i64, StoreError> {
