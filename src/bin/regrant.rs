@@ -33,6 +33,8 @@ use regrant::provider::Expiry;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
 use regrant::provider::ProviderErrorKind;
+use regrant::provider::RefreshRequest;
+use regrant::provider::RevocationRequest;
 use regrant::provider::TokenResponse;
 use regrant::seal::Keyring;
 use regrant::secret::UpstreamAccessToken;
@@ -308,8 +310,15 @@ struct Elsewhere;
 impl Provider for Elsewhere {
     fn refresh<'a>(
         &'a self,
-        _refresh_token: &'a UpstreamRefreshToken,
+        _request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
+        Box::pin(async { Err(ProviderErrorKind::Unsupported.into()) })
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        _request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>> {
         Box::pin(async { Err(ProviderErrorKind::Unsupported.into()) })
     }
 }

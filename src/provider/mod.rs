@@ -41,8 +41,74 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// [`ProviderErrorKind`] says what became of the refresh token.
     fn refresh<'a>(
         &'a self,
-        refresh_token: &'a UpstreamRefreshToken,
+        request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>>;
+
+    /// Ends a login at the provider (RFC 7009 §2.1). A token that the provider
+    /// does not know counts as ended.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderErrorKind::Unsupported`] if the provider has no such thing;
+    /// the other kinds as for [`refresh`](Self::refresh).
+    fn revoke<'a>(
+        &'a self,
+        request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>>;
+}
+
+/// A request for a new access token (RFC 6749 §6).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RefreshRequest<'a> {
+    /// The token to spend.
+    pub refresh_token: &'a UpstreamRefreshToken,
+    /// The user's tenant at the provider, where each has a host of its own.
+    pub tenant: Option<&'a str>,
+}
+
+impl<'a> RefreshRequest<'a> {
+    /// A request that spends this token, of no tenant.
+    pub fn new(refresh_token: &'a UpstreamRefreshToken) -> Self {
+        Self {
+            refresh_token,
+            tenant: None,
+        }
+    }
+
+    /// The user's tenant at the provider. The default is none.
+    #[must_use]
+    pub fn tenant(mut self, tenant: Option<&'a str>) -> Self {
+        self.tenant = tenant;
+        self
+    }
+}
+
+/// A request to end a login at the provider (RFC 7009 §2.1).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RevocationRequest<'a> {
+    /// The token whose login is to end.
+    pub refresh_token: &'a UpstreamRefreshToken,
+    /// The user's tenant at the provider, where each has a host of its own.
+    pub tenant: Option<&'a str>,
+}
+
+impl<'a> RevocationRequest<'a> {
+    /// A request to revoke this token, of no tenant.
+    pub fn new(refresh_token: &'a UpstreamRefreshToken) -> Self {
+        Self {
+            refresh_token,
+            tenant: None,
+        }
+    }
+
+    /// The user's tenant at the provider. The default is none.
+    #[must_use]
+    pub fn tenant(mut self, tenant: Option<&'a str>) -> Self {
+        self.tenant = tenant;
+        self
+    }
 }
 
 /// What a provider answered (RFC 6749 §5.1).
@@ -76,7 +142,10 @@ pub enum Expiry {
     After(Duration),
     /// At this time.
     At(SystemTime),
-    /// Nobody knows: an upstream's 401 will tell.
+    /// By the provider's word, not at all.
+    Never,
+    /// Nobody knows: the token itself may tell (a JWT's `exp`), or an
+    /// upstream's 401.
     Unknown,
 }
 
@@ -89,7 +158,7 @@ impl Expiry {
         match self {
             Self::After(lifetime) => issued_at.checked_add(lifetime),
             Self::At(time) => Some(time),
-            Self::Unknown => None,
+            Self::Never | Self::Unknown => None,
         }
         .filter(|time| *time > issued_at && *time < SystemTime::UNIX_EPOCH + YEAR_9999)
     }

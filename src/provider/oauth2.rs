@@ -28,6 +28,8 @@ use zeroize::Zeroizing;
 use super::Provider;
 use super::ProviderError;
 use super::ProviderErrorKind;
+use super::RefreshRequest;
+use super::RevocationRequest;
 use super::TokenResponse;
 use super::response;
 use crate::error::ConfigError;
@@ -132,9 +134,16 @@ impl OAuth2Provider {
 impl Provider for OAuth2Provider {
     fn refresh<'a>(
         &'a self,
-        refresh_token: &'a UpstreamRefreshToken,
+        request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
-        self.send(refresh_token).boxed()
+        self.send(request.refresh_token).boxed()
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        _request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>> {
+        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
     }
 }
 

@@ -35,6 +35,7 @@ use crate::error::RefreshErrorKind;
 use crate::provider::Provider;
 use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
+use crate::provider::RefreshRequest;
 use crate::provider::TokenResponse;
 use crate::secret::UpstreamRefreshToken;
 use crate::state::Core;
@@ -195,7 +196,8 @@ impl Attempt {
                 error: RefreshError::new(RefreshErrorKind::Store, "the store is too slow"),
             });
         }
-        let asked = tokio::time::timeout_at(limit, provider.refresh(refresh_token));
+        let asked =
+            tokio::time::timeout_at(limit, provider.refresh(RefreshRequest::new(refresh_token)));
         let error = match asked.await {
             Ok(Ok(response)) => {
                 return self

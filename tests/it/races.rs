@@ -18,6 +18,9 @@ use regrant::clock::ManualClock;
 use regrant::provider::Expiry;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
+use regrant::provider::ProviderErrorKind;
+use regrant::provider::RefreshRequest;
+use regrant::provider::RevocationRequest;
 use regrant::provider::TokenResponse;
 use regrant::replay::ReplayBody;
 use regrant::secret::UpstreamAccessToken;
@@ -249,9 +252,16 @@ async fn who_holds_a_pair_hears_that_the_login_has_ended_meanwhile() {
 struct Slow(Arc<Mutex<usize>>);
 
 impl Provider for Slow {
+    fn revoke<'a>(
+        &'a self,
+        _request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>> {
+        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
+    }
+
     fn refresh<'a>(
         &'a self,
-        _refresh_token: &'a UpstreamRefreshToken,
+        _request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
         async {
             *self.0.lock().unwrap() += 1;
@@ -341,9 +351,16 @@ async fn a_replica_whose_clock_runs_ahead_does_not_hold_up_the_others() {
 struct Panicking(Mutex<bool>);
 
 impl Provider for Panicking {
+    fn revoke<'a>(
+        &'a self,
+        _request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>> {
+        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
+    }
+
     fn refresh<'a>(
         &'a self,
-        _refresh_token: &'a UpstreamRefreshToken,
+        _request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
         async {
             let has_panicked = std::mem::replace(&mut *self.0.lock().unwrap(), true);

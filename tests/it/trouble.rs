@@ -16,6 +16,8 @@ use regrant::provider::Expiry;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
 use regrant::provider::ProviderErrorKind;
+use regrant::provider::RefreshRequest;
+use regrant::provider::RevocationRequest;
 use regrant::provider::TokenResponse;
 use regrant::provider::oauth2::ClientAuthentication;
 use regrant::provider::oauth2::OAuth2Provider;
@@ -169,9 +171,16 @@ async fn an_access_token_that_fits_no_header_is_refreshed_with_the_token_that_ca
 struct Unsupported;
 
 impl Provider for Unsupported {
+    fn revoke<'a>(
+        &'a self,
+        _request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>> {
+        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
+    }
+
     fn refresh<'a>(
         &'a self,
-        _refresh_token: &'a UpstreamRefreshToken,
+        _request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
         async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
     }
@@ -315,7 +324,10 @@ async fn a_redirect_does_not_carry_the_secrets_elsewhere() {
     let provider = OAuth2Provider::builder(url, "gateway").build().unwrap();
     let token = UpstreamRefreshToken::new(lab.provider.log_in("ada").refresh);
 
-    let error = provider.refresh(&token).await.unwrap_err();
+    let error = provider
+        .refresh(RefreshRequest::new(&token))
+        .await
+        .unwrap_err();
 
     assert_eq!(error.kind(), ProviderErrorKind::Transient);
     assert!(lab.faults.requests().is_empty());
@@ -345,7 +357,7 @@ async fn client_authentication_goes_into_the_header_or_the_body_never_both() {
             .unwrap();
         let token = UpstreamRefreshToken::new(lab.provider.log_in("ada").refresh);
 
-        let answer = provider.refresh(&token).await.unwrap();
+        let answer = provider.refresh(RefreshRequest::new(&token)).await.unwrap();
 
         assert!(answer.access_token.expose().starts_with("upstream-at-"));
         assert_eq!(answer.expiry, Expiry::After(HOUR));

@@ -14,8 +14,10 @@ use regrant::CredentialId;
 use regrant::GrantId;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
+use regrant::provider::ProviderErrorKind;
+use regrant::provider::RefreshRequest;
+use regrant::provider::RevocationRequest;
 use regrant::provider::TokenResponse;
-use regrant::secret::UpstreamRefreshToken;
 use regrant::store::Claim;
 use regrant::store::Credential;
 use regrant::store::Grant;
@@ -170,12 +172,19 @@ pub(crate) struct Saboteur<P> {
 }
 
 impl<P: Provider> Provider for Saboteur<P> {
+    fn revoke<'a>(
+        &'a self,
+        _request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>> {
+        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
+    }
+
     fn refresh<'a>(
         &'a self,
-        refresh_token: &'a UpstreamRefreshToken,
+        request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
-        async {
-            let answer = self.inner.refresh(refresh_token).await;
+        async move {
+            let answer = self.inner.refresh(request).await;
             self.store.set_down(true);
             answer
         }
