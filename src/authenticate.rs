@@ -59,7 +59,7 @@ pub(crate) enum Pending {
 
 /// Answers from memory, or says what to ask.
 pub(crate) fn from_memory(
-    core: &Core,
+    core: &Arc<Core>,
     route: &Route,
     headers: &HeaderMap,
 ) -> Result<Cached, Rejection> {
@@ -73,6 +73,9 @@ pub(crate) fn from_memory(
         route.admits(&entry.grant)?;
         let snapshot = entry.cell.current();
         if snapshot.is_usable(now) {
+            if snapshot.is_due(now) {
+                refresh::early(core, &entry.cell, &entry.grant.provider);
+            }
             return Ok(Cached::Ready(Authenticated { entry, snapshot }));
         }
         return Ok(Cached::Pending(Pending::Credential(entry)));
@@ -102,10 +105,12 @@ pub(crate) async fn resolve(
         }
     };
 
-    let mut snapshot = entry.cell.current();
-    if !snapshot.is_usable(core.clock.now()) {
-        snapshot =
-            refresh::refreshed(core, &entry.cell, &entry.grant.provider, Want::Usable).await?;
+    let (cell, provider) = (&entry.cell, &*entry.grant.provider);
+    let (mut snapshot, now) = (cell.current(), core.clock.now());
+    if !snapshot.is_usable(now) {
+        snapshot = refresh::refreshed(core, cell, provider, Want::Usable).await?;
+    } else if snapshot.is_due(now) {
+        refresh::early(core, cell, provider);
     }
     Ok(Authenticated { entry, snapshot })
 }
@@ -165,7 +170,7 @@ pub(crate) async fn read_credential(
         );
         return Err(RefreshErrorKind::Sealed.into());
     }
-    let (snapshot, _refresh_token) = credential::open(&core.keyring, &core.timings, &row)?;
+    let (snapshot, _spendable) = credential::open(core, &row)?;
     Ok(core.cache.credential(id, snapshot))
 }
 

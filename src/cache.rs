@@ -1,9 +1,11 @@
 //! What this process remembers of grants and credentials, bounded in entries,
 //! so that a hot request asks nobody.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,10 +19,13 @@ use crate::credential::Snapshot;
 use crate::id::CredentialId;
 use crate::id::GrantId;
 use crate::store::Grant;
+use crate::sync::lock;
 
 pub(crate) struct GrantCache {
     grants: Cache<GrantId, Arc<Entry>>,
     cells: Cache<CredentialId, Arc<Cell>>,
+    /// Those that hold what the store does not have yet: not to be forgotten.
+    pinned: Arc<Mutex<HashMap<CredentialId, Arc<Cell>>>>,
     /// Counts revocations made here.
     revocations: AtomicU64,
 }
@@ -34,6 +39,7 @@ impl GrantCache {
         Self {
             grants: Cache::new(entries),
             cells: Cache::new(entries),
+            pinned: Arc::default(),
             revocations: AtomicU64::new(0),
         }
     }
@@ -114,13 +120,29 @@ impl GrantCache {
             let snapshot = cell.adopt(snapshot);
             return (cell, snapshot);
         }
-        let new = Arc::new(Cell::new(id, snapshot));
+        let pinned = lock(&self.pinned).get(&id).cloned();
+        let new = match pinned {
+            Some(cell) => {
+                cell.adopt(snapshot);
+                cell
+            }
+            None => Arc::new(Cell::new(id, snapshot)),
+        };
         let Ok(cell) = self
             .cells
             .get_or_insert_with(&id, || Ok::<_, Infallible>(Arc::clone(&new)));
         // Somebody else may have inserted theirs meanwhile.
         let snapshot = cell.adopt(new.current());
         (cell, snapshot)
+    }
+
+    /// Keeps this credential in memory for as long as the pin lives.
+    pub(crate) fn pin(&self, cell: &Arc<Cell>) -> Pin {
+        lock(&self.pinned).insert(cell.id, Arc::clone(cell));
+        Pin {
+            pinned: Arc::clone(&self.pinned),
+            id: cell.id,
+        }
     }
 }
 
@@ -130,6 +152,17 @@ impl fmt::Debug for GrantCache {
             .field("grants", &self.grants.len())
             .field("credentials", &self.cells.len())
             .finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Pin {
+    pinned: Arc<Mutex<HashMap<CredentialId, Arc<Cell>>>>,
+    id: CredentialId,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        lock(&self.pinned).remove(&self.id);
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use http::HeaderValue;
@@ -22,7 +23,7 @@ use crate::seal::Row;
 use crate::seal::SealError;
 use crate::secret::UpstreamAccessToken;
 use crate::secret::UpstreamRefreshToken;
-use crate::settings::Timings;
+use crate::state::Core;
 use crate::store::Credential;
 
 /// One credential as this process knows it.
@@ -35,6 +36,14 @@ pub(crate) struct Cell {
     /// One more than the generation that an upstream refused in a replay; 0 if
     /// none.
     refused: AtomicU64,
+    /// The same, of the generation that the provider ended. The store may not
+    /// know yet.
+    ended: AtomicU64,
+    /// The same, of the generation that a handler reported as expired.
+    reported: AtomicU64,
+    /// When whoever can do without may try to refresh again, in milliseconds
+    /// since the Unix epoch.
+    resting_until: AtomicU64,
 }
 
 impl Cell {
@@ -43,7 +52,33 @@ impl Cell {
             id,
             current: RwLock::new(Arc::new(snapshot)),
             refused: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
+            resting_until: AtomicU64::new(0),
         }
+    }
+
+    /// Nobody who can do without shall try before `wait` has passed.
+    pub(crate) fn rest(&self, now: SystemTime, wait: Duration) {
+        let until = unix_milliseconds(now).saturating_add(milliseconds(wait.min(LONGEST_REST)));
+        self.resting_until.store(until, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_resting(&self, now: SystemTime) -> bool {
+        let until = self.resting_until.load(Ordering::Relaxed);
+        // Further away than anybody sets it: the clock was set back.
+        until
+            .checked_sub(unix_milliseconds(now))
+            .is_some_and(|wait| wait > 0 && wait <= milliseconds(LONGEST_REST))
+    }
+
+    /// The provider ended this generation.
+    pub(crate) fn end(&self, generation: u64) {
+        self.ended.store(generation + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_ended(&self, generation: u64) -> bool {
+        self.ended.load(Ordering::Relaxed) == generation + 1
     }
 
     /// Notes whether an upstream took this generation when it was replayed with
@@ -61,6 +96,15 @@ impl Cell {
         self.refused.load(Ordering::Relaxed) == generation + 1
     }
 
+    /// A handler says that the upstream refused this generation.
+    pub(crate) fn report(&self, generation: u64) {
+        self.reported.store(generation + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_reported(&self, generation: u64) -> bool {
+        self.reported.load(Ordering::Relaxed) == generation + 1
+    }
+
     pub(crate) fn current(&self) -> Arc<Snapshot> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -69,8 +113,8 @@ impl Cell {
     pub(crate) fn adopt(&self, snapshot: impl Into<Arc<Snapshot>>) -> Arc<Snapshot> {
         let snapshot = snapshot.into();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        // A row that has ended stays at its generation for ever.
-        let is_news = snapshot.generation > current.generation || snapshot.terminal;
+        let is_news = snapshot.generation > current.generation
+            || (snapshot.generation == current.generation && snapshot.terminal);
         if is_news {
             *current = snapshot;
         }
@@ -89,21 +133,25 @@ pub(crate) struct Snapshot {
     /// `Bearer …`, made once and cloned into each request; `None` if the
     /// provider's token does not fit into a header.
     pub(crate) bearer: Option<HeaderValue>,
+    due_at: Option<SystemTime>,
     usable_until: Option<SystemTime>,
     expires_at: Option<SystemTime>,
 }
 
 impl Snapshot {
-    fn new(row: &Credential, secrets: Secrets, timings: &Timings) -> Self {
+    fn new(row: &Credential, secrets: Secrets, core: &Core) -> Self {
+        let windows = row.expires_at.map(|expires_at| {
+            let fraction = core.jitter.fraction();
+            core.timings.windows(row.refreshed_at, expires_at, fraction)
+        });
         Self {
             generation: row.generation,
             terminal: row.terminal.is_some(),
             refreshable: secrets.refresh_token.is_some(),
             bearer: header("Bearer ", &secrets.access_token),
             access_token: secrets.access_token,
-            usable_until: row
-                .expires_at
-                .map(|expires_at| timings.usable_until(row.refreshed_at, expires_at)),
+            due_at: windows.as_ref().map(|windows| windows.start),
+            usable_until: windows.map(|windows| windows.end),
             expires_at: row.expires_at,
         }
     }
@@ -113,7 +161,12 @@ impl Snapshot {
         !self.terminal && self.bearer.is_some() && self.usable_until.is_none_or(|until| now < until)
     }
 
-    /// Due for a refresh, yet better than nothing if that fails.
+    /// Good for a while, yet it should be refreshed.
+    pub(crate) fn is_due(&self, now: SystemTime) -> bool {
+        self.refreshable && self.due_at.is_some_and(|at| at <= now)
+    }
+
+    /// Better than nothing if a refresh fails.
     pub(crate) fn is_unexpired(&self, now: SystemTime) -> bool {
         !self.terminal && self.bearer.is_some() && self.expires_at.is_none_or(|until| now < until)
     }
@@ -136,6 +189,8 @@ pub(crate) fn header(scheme: &str, token: &UpstreamAccessToken) -> Option<Header
 pub(crate) struct Secrets {
     pub(crate) access_token: UpstreamAccessToken,
     pub(crate) refresh_token: Option<UpstreamRefreshToken>,
+    /// Not secret, but of no use without them.
+    pub(crate) tenant: Option<String>,
 }
 
 impl Secrets {
@@ -151,6 +206,7 @@ impl Secrets {
             json!({
                 "access_token": self.access_token.expose(),
                 "refresh_token": self.refresh_token.as_ref().map(UpstreamRefreshToken::expose),
+                "tenant": self.tenant,
             })
             .to_string(),
         );
@@ -168,6 +224,7 @@ impl Secrets {
         Ok(Self {
             access_token: UpstreamAccessToken::new(text("access_token").ok_or(SealError::Crypto)?),
             refresh_token: text("refresh_token").map(UpstreamRefreshToken::new),
+            tenant: text("tenant").map(str::to_owned),
         })
     }
 }
@@ -175,11 +232,10 @@ impl Secrets {
 /// Opens a row, or raises the alarm: a credential that does not open is never
 /// taken for one that is not there.
 pub(crate) fn open(
-    keyring: &Keyring,
-    timings: &Timings,
+    core: &Core,
     row: &Credential,
-) -> Result<(Snapshot, Option<UpstreamRefreshToken>), RefreshError> {
-    let secrets = Secrets::open(keyring, row).map_err(|error| {
+) -> Result<(Snapshot, Option<Spendable>), RefreshError> {
+    let secrets = Secrets::open(&core.keyring, row).map_err(|error| {
         tracing::error!(
             credential = %row.id,
             provider = row.provider,
@@ -189,9 +245,21 @@ pub(crate) fn open(
         );
         RefreshError::new(RefreshErrorKind::Sealed, error)
     })?;
-    let refresh_token = secrets.refresh_token.clone();
+    let spendable = secrets
+        .refresh_token
+        .clone()
+        .map(|refresh_token| Spendable {
+            refresh_token,
+            tenant: secrets.tenant.clone(),
+        });
 
-    Ok((Snapshot::new(row, secrets, timings), refresh_token))
+    Ok((Snapshot::new(row, secrets, core), spendable))
+}
+
+/// What a provider is asked with.
+pub(crate) struct Spendable {
+    pub(crate) refresh_token: UpstreamRefreshToken,
+    pub(crate) tenant: Option<String>,
 }
 
 fn row<'a>(id: &'a CredentialId, provider: &'a str, generation: u64) -> Row<'a> {
@@ -202,6 +270,19 @@ fn row<'a>(id: &'a CredentialId, provider: &'a str, generation: u64) -> Row<'a> 
         provider,
     }
 }
+
+fn unix_milliseconds(time: SystemTime) -> u64 {
+    milliseconds(
+        time.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+const LONGEST_REST: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,6 +17,7 @@ use http_body::Body;
 use tower::Service;
 
 use crate::authenticate::Authenticated;
+use crate::classify::Expired;
 use crate::credential;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
@@ -118,8 +119,14 @@ where
             )
         })?;
         head.headers.insert(&route.credential_header, value);
-        head.extensions.insert(GrantContext::new(authenticated));
+        head.extensions
+            .insert(GrantContext::new(&self.layer.core, authenticated));
         Ok(Request::from_parts(head, body))
+    }
+
+    /// Whether this response says that the upstream refused the credential.
+    pub(crate) fn is_expired(&self, head: &http::response::Parts) -> bool {
+        head.extensions.get::<Expired>().is_some() || self.layer.route.classify.is_expired(head)
     }
 
     /// The gateway's response as the client gets it. The upstream's challenge

@@ -35,6 +35,7 @@ use crate::rejection::Rejection;
 use crate::replay::ReplayBody;
 use crate::response::OwnBody;
 use crate::response::ResponseBody;
+use crate::telemetry;
 
 pin_project! {
     /// The future of [`Refresh`](crate::service::Refresh).
@@ -172,7 +173,7 @@ where
                 } => {
                     let (head, body) = ready!(future.poll(context))?.into_parts();
                     let exchange = present(this.exchange);
-                    let is_expired = exchange.layer.route.classify.is_expired(&head);
+                    let is_expired = exchange.is_expired(&head);
                     let response = Response::from_parts(head, body);
                     match authenticated.take() {
                         Some(authenticated) if is_expired => {
@@ -228,7 +229,7 @@ where
                 } => {
                     let (head, body) = ready!(future.poll(context))?.into_parts();
                     let exchange = present(this.exchange);
-                    let is_expired = exchange.layer.route.classify.is_expired(&head);
+                    let is_expired = exchange.is_expired(&head);
                     if let Some(Authenticated { entry, snapshot }) = authenticated {
                         entry.cell.note(snapshot.generation, is_expired);
                     }
@@ -311,10 +312,14 @@ where
     B: Body<Data = Bytes>,
 {
     match exchange.replay(&authenticated) {
-        Ok(Some(request)) => State::Ready {
-            request: Some(request),
-            authenticated: Some(authenticated),
-        },
+        Ok(Some(request)) => {
+            let provider = &authenticated.entry.grant.provider;
+            telemetry::count(provider, telemetry::Outcome::Replayed);
+            State::Ready {
+                request: Some(request),
+                authenticated: Some(authenticated),
+            }
+        }
         Ok(None) => reject(exchange, Rejection::NotReplayable),
         Err(error) => reject(exchange, error.into()),
     }

@@ -1,4 +1,5 @@
-//! What an in-process handler learns about the caller.
+//! What an in-process handler learns about the caller, and how it gets the
+//! credential that it calls the upstream with.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,8 +7,12 @@ use std::sync::Arc;
 use crate::authenticate::Authenticated;
 use crate::cache::Entry;
 use crate::credential::Snapshot;
+use crate::error::RefreshError;
 use crate::id::GrantId;
+use crate::refresh;
+use crate::refresh::Want;
 use crate::secret::UpstreamAccessToken;
+use crate::state::Core;
 
 /// Who is calling, in the extensions of every request that the layer let
 /// through. Key sessions by [`id`](Self::id): the bearer changes, the grant
@@ -22,15 +27,36 @@ use crate::secret::UpstreamAccessToken;
 /// }
 /// # assert_eq!(handler(&http::Request::new(())), None);
 /// ```
+///
+/// A handler that calls the upstream itself, or for longer than a credential
+/// lives:
+///
+/// ```
+/// use regrant::{GrantContext, error::RefreshError};
+/// # async fn call(_token: &str) -> u16 { 200 }
+///
+/// async fn upstream(grant: &GrantContext) -> Result<u16, RefreshError> {
+///     let grant = grant.fresh().await?;
+///     let status = call(grant.access_token().expose()).await;
+///     if status != 401 {
+///         return Ok(status);
+///     }
+///     grant.report_expired();
+///     Ok(call(grant.fresh().await?.access_token().expose()).await)
+/// }
+/// # let _unused = upstream;
+/// ```
 #[derive(Clone)]
 pub struct GrantContext {
+    core: Arc<Core>,
     entry: Arc<Entry>,
     snapshot: Arc<Snapshot>,
 }
 
 impl GrantContext {
-    pub(crate) fn new(authenticated: &Authenticated) -> Self {
+    pub(crate) fn new(core: &Arc<Core>, authenticated: &Authenticated) -> Self {
         Self {
+            core: Arc::clone(core),
             entry: Arc::clone(&authenticated.entry),
             snapshot: Arc::clone(&authenticated.snapshot),
         }
@@ -62,9 +88,44 @@ impl GrantContext {
     }
 
     /// The credential of this request, for a handler that calls the upstream
-    /// itself.
+    /// itself. It does not change: [`fresh`](Self::fresh) has the present one.
     pub fn access_token(&self) -> &UpstreamAccessToken {
         &self.snapshot.access_token
+    }
+
+    /// Says that the upstream refused [`access_token`](Self::access_token), and
+    /// has it refreshed, at most once a minute for one credential. Nothing
+    /// happens if it has been refreshed since.
+    pub fn report_expired(&self) {
+        let generation = self.snapshot.generation;
+        self.entry.cell.report(generation);
+        let provider = &self.entry.grant.provider;
+        refresh::forced(&self.core, &self.entry.cell, provider, generation);
+    }
+
+    /// The same grant with a credential that is good now: the present one, or
+    /// after it expired or was [reported](Self::report_expired) a new one.
+    ///
+    /// # Errors
+    ///
+    /// If there is none to be had within the
+    /// [wait budget](crate::settings::Timings::wait_budget);
+    /// [`RefreshErrorKind`](crate::error::RefreshErrorKind) says who must act.
+    pub async fn fresh(&self) -> Result<Self, RefreshError> {
+        let cell = &self.entry.cell;
+        let generation = cell.current().generation;
+        let want = if cell.is_reported(generation) {
+            Want::NewerThan(generation)
+        } else {
+            Want::Usable
+        };
+        let provider = &self.entry.grant.provider;
+        let snapshot = refresh::refreshed(&self.core, cell, provider, want).await?;
+
+        Ok(Self {
+            snapshot,
+            ..self.clone()
+        })
     }
 }
 

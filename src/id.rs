@@ -1,7 +1,10 @@
-//! The names of grants and credentials: sixteen random bytes each.
+//! The names of grants and credentials: sixteen bytes each.
 
 use std::fmt;
 use std::str::FromStr;
+
+use sha2::Digest as _;
+use sha2::Sha256;
 
 use crate::seal::KeyringError;
 use crate::seal::random_bytes;
@@ -29,6 +32,22 @@ pub struct GrantId([u8; 16]);
 /// ```
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CredentialId([u8; 16]);
+
+impl CredentialId {
+    /// The name of what these parts are about: the same for the same parts.
+    pub(crate) fn of(parts: &[&str]) -> Self {
+        let mut hash = Sha256::new_with_prefix(b"regrant credential");
+        for part in parts {
+            // With their lengths, so that no two lists of parts read the same.
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut id = [0; 16];
+        id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+        Self(id)
+    }
+}
 
 /// Two names of sixteen random bytes that must not be mistaken for each other.
 macro_rules! random_id {

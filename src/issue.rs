@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use crate::credential;
 use crate::credential::Secrets;
 use crate::id::CredentialId;
 use crate::id::GrantId;
@@ -18,6 +19,7 @@ use crate::secret::UpstreamAccessToken;
 use crate::secret::UpstreamRefreshToken;
 use crate::store::Credential;
 use crate::store::Grant;
+use crate::store::Replacement;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 use crate::token;
@@ -44,6 +46,7 @@ pub struct Login {
     access_token: UpstreamAccessToken,
     refresh_token: Option<UpstreamRefreshToken>,
     expiry: Expiry,
+    tenant: Option<String>,
     client_id: Option<String>,
     scope: Option<String>,
     resource: Option<String>,
@@ -62,6 +65,7 @@ impl Login {
             access_token,
             refresh_token: None,
             expiry: Expiry::Unknown,
+            tenant: None,
             client_id: None,
             scope: None,
             resource: None,
@@ -79,6 +83,13 @@ impl Login {
     /// [`Expiry::Unknown`].
     pub fn expiry(mut self, expiry: Expiry) -> Self {
         self.expiry = expiry;
+        self
+    }
+
+    /// The user's tenant at the provider, where each has a host of its own. The
+    /// default is none.
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = Some(tenant.into());
         self
     }
 
@@ -114,6 +125,7 @@ impl Login {
                     .as_ref()
                     .map(UpstreamRefreshToken::expose),
             ),
+            ("tenant", self.tenant.as_deref()),
             ("client id", self.client_id.as_deref()),
             ("scope", self.scope.as_deref()),
             ("resource", self.resource.as_deref()),
@@ -175,6 +187,11 @@ pub struct Issued {
 impl Regrant {
     /// Stores a login as a grant and gives out its first pair of tokens.
     ///
+    /// Logins of one subject at one provider for the same scope share one
+    /// credential, which is the newest: a subject must be one user of the
+    /// provider. If the provider had ended the one before, all grants that use
+    /// it work again.
+    ///
     /// # Errors
     ///
     /// If a text of the login cannot be stored, or the store cannot be reached;
@@ -190,14 +207,6 @@ impl Regrant {
         }
         let crypto = |_error| IssueError::Crypto;
         let now = core.clock.now();
-        let credential_id = CredentialId::random().map_err(crypto)?;
-        let secrets = Secrets {
-            access_token: login.access_token,
-            refresh_token: login.refresh_token,
-        };
-        let sealed = secrets
-            .seal(&core.keyring, credential_id, &login.provider, 0)
-            .map_err(|_error| IssueError::Crypto)?;
         let grant_id = GrantId::random().map_err(crypto)?;
         let salt = random_bytes().map_err(crypto)?;
         let access_expires_at = core.lifetimes.access_deadline(now, now);
@@ -209,21 +218,7 @@ impl Regrant {
             .map_err(|_error| IssueError::Crypto)?;
 
         // The credential first: a grant never refers to what is not there.
-        core.store
-            .insert_credential(Credential {
-                id: credential_id,
-                provider: login.provider.clone(),
-                subject: login.subject.clone(),
-                generation: 0,
-                sealed,
-                expires_at: login.expiry.at(now),
-                refreshed_at: now,
-                not_before: None,
-                forced_at: None,
-                fence: 0,
-                terminal: None,
-            })
-            .await?;
+        let credential_id = self.link(&login, now).await?;
         core.store
             .insert_grant(Grant {
                 id: grant_id,
@@ -257,6 +252,87 @@ impl Regrant {
             expires_in: remaining(access_expires_at, now),
             refresh_expires_in: remaining(core.lifetimes.refresh_deadline(now, now), now),
         })
+    }
+}
+
+impl Regrant {
+    /// Stores the credential of a login: a new one, or in place of the one that
+    /// the same login gave before. All grants of the subject then use it, and
+    /// what the provider had ended lives again.
+    async fn link(&self, login: &Login, now: SystemTime) -> Result<CredentialId, IssueError> {
+        let core = &self.core;
+        let id = login.credential_id();
+        let mut secrets = Secrets {
+            access_token: login.access_token.clone(),
+            refresh_token: login.refresh_token.clone(),
+            tenant: login.tenant.clone(),
+        };
+        let seal = |secrets: &Secrets, generation| {
+            secrets
+                .seal(&core.keyring, id, &login.provider, generation)
+                .map_err(|_error| IssueError::Crypto)
+        };
+        let mut row = Credential {
+            id,
+            provider: login.provider.clone(),
+            subject: login.subject.clone(),
+            generation: 0,
+            sealed: seal(&secrets, 0)?,
+            expires_at: login.expiry.at(now),
+            refreshed_at: now,
+            not_before: None,
+            forced_at: None,
+            fence: 0,
+            unsettled: 0,
+            failures: 0,
+            terminal: None,
+        };
+        match core.store.insert_credential(row.clone()).await {
+            Ok(()) => return Ok(id),
+            Err(error) if error.kind() == StoreErrorKind::Conflict => {}
+            Err(error) => return Err(error.into()),
+        }
+        for _ in 0..RELINK_TRIES {
+            let known = core.store.credential(id).await?;
+            let known = known.ok_or(StoreError::from(StoreErrorKind::Corrupt))?;
+            // Some providers give a refresh token at the first login only. One
+            // that still works is not thrown away for none.
+            if login.refresh_token.is_none() && known.terminal.is_none() {
+                let (_snapshot, spendable) = credential::open(core, &known)
+                    .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
+                secrets.refresh_token = spendable.map(|spendable| spendable.refresh_token);
+            }
+            row.generation = known.generation + 1;
+            row.sealed = seal(&secrets, row.generation)?;
+            let tokens = Replacement {
+                sealed: row.sealed.clone(),
+                expires_at: row.expires_at,
+                refreshed_at: row.refreshed_at,
+            };
+            if core.store.replace(id, known.generation, tokens).await? {
+                let (snapshot, _spendable) = credential::open(core, &row)
+                    .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
+                core.cache.credential(id, snapshot);
+                return Ok(id);
+            }
+            // A refresh came in between.
+        }
+        Err(StoreError::from(StoreErrorKind::Unavailable).into())
+    }
+}
+
+impl Login {
+    /// One login of one subject at one provider, for the same scopes, is one
+    /// credential, however many clients of the subject use it: some providers
+    /// keep only the last few (GitHub ten), and each one that is spent
+    /// separately is one more that can be lost.
+    fn credential_id(&self) -> CredentialId {
+        let mut scope: Vec<_> = self.scope.iter().flat_map(|s| s.split(' ')).collect();
+        scope.sort_unstable();
+        scope.dedup();
+        let scope = scope.join(" ");
+        let tenant = self.tenant.as_deref().unwrap_or_default();
+        CredentialId::of(&[&self.provider, &self.subject, tenant, scope.trim()])
     }
 }
 
@@ -308,3 +384,6 @@ impl Error for IssueError {
         }
     }
 }
+
+/// Each one is lost only to a refresh that was stored meanwhile.
+const RELINK_TRIES: usize = 8;

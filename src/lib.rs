@@ -43,9 +43,11 @@ mod state;
 pub mod clock;
 pub mod error;
 pub mod id;
+mod jitter;
 pub mod secret;
 pub mod settings;
 mod sync;
+mod telemetry;
 mod token;
 
 pub use self::endpoint::Endpoints;

@@ -18,8 +18,10 @@ use crate::clock::SystemClock;
 use crate::endpoint::Endpoints;
 use crate::error::ConfigError;
 use crate::id::GrantId;
+use crate::jitter::Jitter;
 use crate::layer::RefreshLayer;
 use crate::provider::Provider;
+use crate::refresh::Breakers;
 use crate::refresh::Flights;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
@@ -72,6 +74,7 @@ impl Regrant {
             lifetimes: Lifetimes::default(),
             timings: Timings::default(),
             cached_grants: DEFAULT_CACHED_GRANTS,
+            jitter_seed: None,
         }
     }
 
@@ -111,10 +114,16 @@ impl Regrant {
     /// when the server has stopped accepting requests. `false` if `limit`
     /// passed first.
     pub async fn drain(&self, limit: Duration) -> bool {
-        self.core.tasks.close();
-        tokio::time::timeout(limit, self.core.tasks.wait())
-            .await
-            .is_ok()
+        let tasks = &self.core.tasks;
+        tasks.close();
+        let is_done = tokio::time::timeout(limit, tasks.wait()).await.is_ok();
+        if !is_done {
+            tracing::error!(
+                unfinished = tasks.len(),
+                "giving up on refreshes that are not stored yet"
+            );
+        }
+        is_done
     }
 }
 
@@ -130,6 +139,7 @@ pub struct RegrantBuilder {
     lifetimes: Lifetimes,
     timings: Timings,
     cached_grants: usize,
+    jitter_seed: Option<u64>,
 }
 
 impl RegrantBuilder {
@@ -163,6 +173,13 @@ impl RegrantBuilder {
         self
     }
 
+    /// Makes waiting times repeatable. The default is to draw them anew.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn jitter_seed(mut self, seed: u64) -> Self {
+        self.jitter_seed = Some(seed);
+        self
+    }
+
     /// Checks the settings and, against the store, that it can be reached, has
     /// the schema of this version and seals under no key that is missing here.
     ///
@@ -193,6 +210,8 @@ impl RegrantBuilder {
                 timings: self.timings,
                 cache: GrantCache::new(self.cached_grants),
                 flights: Flights::default(),
+                breakers: Breakers::default(),
+                jitter: Jitter::new(self.jitter_seed),
                 tasks: TaskTracker::new(),
                 resources: Mutex::new(Vec::new()),
             }),

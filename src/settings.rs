@@ -1,5 +1,6 @@
 //! Durations, in one place, with the relations between them that must hold.
 
+use std::ops::Range;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -136,6 +137,9 @@ pub struct Timings {
     /// How long before its expiry an access token counts as expired. For
     /// short-lived ones it is a quarter of their lifetime, if that is less.
     pub expiry_skew: Duration,
+    /// How long before that it is refreshed in the background while it is still
+    /// used: a tenth of its lifetime if that is longer, at most a quarter.
+    pub soft_window: Duration,
     /// How long what was read from the store is served without asking again.
     pub staleness: Duration,
 }
@@ -176,6 +180,14 @@ impl Timings {
         self
     }
 
+    /// The window for refreshes in the background; 0 switches them off. The
+    /// default is 60 s.
+    #[must_use]
+    pub fn soft_window(mut self, window: Duration) -> Self {
+        self.soft_window = window;
+        self
+    }
+
     /// The staleness bound; 0 asks the store on every request. The default is 5 s.
     #[must_use]
     pub fn staleness(mut self, staleness: Duration) -> Self {
@@ -191,6 +203,7 @@ impl Timings {
             ("wait budget", self.wait_budget),
             ("persist timeout", self.persist_timeout),
             ("expiry skew", self.expiry_skew),
+            ("soft window", self.soft_window),
             ("staleness", self.staleness),
         ] {
             if time > LONGEST {
@@ -221,15 +234,25 @@ impl Timings {
         Ok(())
     }
 
-    /// When an access token stops being used.
-    pub(crate) fn usable_until(
+    /// When an access token is due for a refresh that nobody waits for, and
+    /// when it stops being used. `fraction`, below 1, moves the former into the
+    /// first half of the time between, so that what was issued together is not
+    /// refreshed together.
+    pub(crate) fn windows(
         &self,
         refreshed_at: SystemTime,
         expires_at: SystemTime,
-    ) -> SystemTime {
+        fraction: f64,
+    ) -> Range<SystemTime> {
         let lifetime = expires_at.duration_since(refreshed_at).unwrap_or_default();
         // A provider whose tokens live 30 s must not be asked on every request.
-        expires_at - self.expiry_skew.min(lifetime / 4)
+        let usable_until = expires_at - self.expiry_skew.min(lifetime / 4);
+        let soft = if self.soft_window.is_zero() {
+            Duration::ZERO
+        } else {
+            self.soft_window.max(lifetime / 10).min(lifetime / 4)
+        };
+        usable_until - soft.mul_f64(1.0 - fraction / 2.0)..usable_until
     }
 }
 
@@ -241,6 +264,7 @@ impl Default for Timings {
             wait_budget: Duration::from_secs(20),
             persist_timeout: Duration::from_secs(5),
             expiry_skew: Duration::from_secs(30),
+            soft_window: Duration::from_secs(60),
             staleness: Duration::from_secs(5),
         }
     }
@@ -295,9 +319,31 @@ mod tests {
     fn the_skew_is_at_most_a_quarter_of_the_lifetime() {
         let issued = SystemTime::UNIX_EPOCH;
         for (lifetime, usable) in [(3_600, 3_570), (120, 90), (40, 30), (4, 3)] {
-            let until = Timings::default().usable_until(issued, issued + seconds(lifetime));
-            assert_eq!(until, issued + seconds(usable), "{lifetime}");
+            let windows = Timings::default().windows(issued, issued + seconds(lifetime), 0.0);
+            assert_eq!(windows.end, issued + seconds(usable), "{lifetime}");
         }
+    }
+
+    #[test]
+    fn the_soft_window_is_a_tenth_or_a_minute_and_jittered_over_its_first_half() {
+        let issued = SystemTime::UNIX_EPOCH;
+        let due = |timings: Timings, lifetime, fraction| {
+            let windows = timings.windows(issued, issued + seconds(lifetime), fraction);
+            windows.start.duration_since(issued).unwrap().as_secs_f64()
+        };
+        for (lifetime, fraction, want) in [
+            (3_600, 0.0, 3_210.0),
+            (3_600, 0.5, 3_300.0),
+            (3_600, 1.0, 3_390.0),
+            (400, 0.0, 310.0),
+            (120, 0.0, 60.0),
+            (4, 0.0, 2.0),
+        ] {
+            let at = due(Timings::default(), lifetime, fraction);
+            assert!((at - want).abs() < 1e-6, "{lifetime}, {fraction}: {at}");
+        }
+        let off = due(Timings::default().soft_window(Duration::ZERO), 3_600, 0.5);
+        assert!((off - 3_570.0).abs() < 1e-6, "{off}");
     }
 
     #[test]

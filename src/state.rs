@@ -13,7 +13,9 @@ use crate::error::ConfigError;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
 use crate::id::GrantId;
+use crate::jitter::Jitter;
 use crate::provider::Provider;
+use crate::refresh::Breakers;
 use crate::refresh::Flights;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
@@ -35,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) timings: Timings,
     pub(crate) cache: GrantCache,
     pub(crate) flights: Flights,
+    pub(crate) breakers: Breakers,
+    pub(crate) jitter: Jitter,
     /// Spends and writes that must not be lost.
     pub(crate) tasks: TaskTracker,
     /// The paths of the resources that layers protect.

@@ -144,9 +144,10 @@ struct Issue {
     /// The client that may use the grant; any if not given
     #[arg(long, value_name = "C")]
     client_id: Option<String>,
-    /// The user
-    #[arg(long, value_name = "U", default_value = "operator")]
-    subject: String,
+    /// The user at the provider: logins of one user share one credential. A
+    /// name of its own if not given
+    #[arg(long, value_name = "U")]
+    subject: Option<String>,
     /// The scope, space-separated
     #[arg(long, value_name = "S")]
     scope: Option<String>,
@@ -195,9 +196,14 @@ async fn print_issued(issue: Issue) -> Result<(), Box<dyn Error>> {
         .ok_or("--access-token or --access-token-file is required")?;
     let refresh_token = stdin.secret(issue.refresh_token, issue.refresh_token_file.as_deref())?;
 
+    let subject = match issue.subject {
+        Some(subject) => subject,
+        // Not one for all: they would share one credential.
+        None => format!("operator-{}", GrantId::random()?),
+    };
     let mut login = Login::new(
         &issue.provider,
-        issue.subject,
+        subject,
         UpstreamAccessToken::new(access_token),
     );
     if let Some(token) = refresh_token {

@@ -54,8 +54,8 @@ pub(super) async fn token(core: &Arc<Core>, form: Form) -> Result<Response<OwnBo
     for _ in 0..ROTATION_ATTEMPTS {
         let grant = core.store.grant(presented.id).await?.ok_or_else(unknown)?;
         check(core, &grant, &form)?;
-        let (_cell, snapshot) = read_credential(core, &grant).await?;
-        if snapshot.is_dead(core.clock.now()) {
+        let (cell, snapshot) = read_credential(core, &grant).await?;
+        if snapshot.is_dead(core.clock.now()) || cell.has_ended(snapshot.generation) {
             return Err(OAuthError::invalid_grant("the upstream login has ended"));
         }
         match Presented::of(core, &grant, &presented) {

@@ -10,26 +10,36 @@
 //! Before the claim, in this order: the provider ended it; it is good enough
 //! already; a newer pair is still on its way to the store; there is no refresh
 //! token; somebody asked to be left alone; the upstream's word was followed a
-//! moment ago.
+//! moment ago; the provider itself is in trouble.
+//!
+//! A lease is the written intent to spend. Who finds one that ran out unsettled
+//! does not know whether the token is spent: it says so in the row, leaves time
+//! for the answer to turn up, and only then sends the token again.
 //!
 //! Nothing is locked and no connection is held while the provider is asked.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::Want;
+use super::breaker::Open;
+use super::breaker::Permit;
 use super::flight::Outcome;
 use super::settle::LONGEST_RETRY_AFTER;
-use super::settle::MISCONFIGURED_PAUSE;
 use super::settle::Settling;
 use super::settle::Verdict;
+use super::settle::end_for_good;
+use super::settle::spacing;
 use crate::credential;
 use crate::credential::Cell;
 use crate::credential::Secrets;
 use crate::credential::Snapshot;
+use crate::credential::Spendable;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
 use crate::provider::Provider;
@@ -37,18 +47,23 @@ use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
 use crate::provider::RefreshRequest;
 use crate::provider::TokenResponse;
-use crate::secret::UpstreamRefreshToken;
+use crate::seal::random_bytes;
 use crate::state::Core;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::LeaseHolder;
 use crate::store::Settlement;
 use crate::store::StoreError;
+use crate::telemetry;
 
 pub(super) struct Attempt {
     core: Arc<Core>,
     cell: Arc<Cell>,
     provider: Box<str>,
     want: Want,
+    /// Claims again what it claimed without hearing so; `None` once the token
+    /// may have been sent under it.
+    holder: Option<LeaseHolder>,
 }
 
 impl Attempt {
@@ -58,6 +73,7 @@ impl Attempt {
             cell,
             provider: provider.into(),
             want,
+            holder: None,
         }
     }
 
@@ -66,7 +82,7 @@ impl Attempt {
         skip_all,
         fields(provider = &*self.provider, credential = %self.cell.id)
     )]
-    pub(super) async fn run(self) -> Outcome {
+    pub(super) async fn run(mut self) -> Outcome {
         let deadline = Instant::now() + self.core.timings.wait_budget;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -76,12 +92,18 @@ impl Attempt {
                 Ok(Step::Wait { at_least, error }) => (Some(at_least.max(pause)), error),
                 Err(error) => (None, error),
             };
+            if error.kind() == RefreshErrorKind::Store {
+                telemetry::count(&self.provider, telemetry::Outcome::TransientStore);
+            }
             // Somebody is in trouble, but the old access token still works.
-            let current = self.cell.current();
-            if matches!(self.want, Want::Usable)
-                && error.kind() != RefreshErrorKind::Sealed
-                && current.is_unexpired(self.core.clock.now())
-            {
+            let (current, now) = (self.cell.current(), self.core.clock.now());
+            let is_for_good = matches!(
+                error.kind(),
+                RefreshErrorKind::Sealed | RefreshErrorKind::Terminal
+            );
+            if !is_for_good && self.want.can_do_with(&current, now) {
+                let rest = wait.or(error.retry_after()).unwrap_or(pause);
+                self.cell.rest(now, rest);
                 return Ok(current);
             }
             let Some(wait) = wait else {
@@ -95,19 +117,23 @@ impl Attempt {
         }
     }
 
-    async fn step(&self) -> Result<Step, RefreshError> {
+    async fn step(&mut self) -> Result<Step, RefreshError> {
         let row = match self.core.store.credential(self.cell.id).await {
             Ok(Some(row)) => row,
             Ok(None) => return Err(missing_row()),
             Err(error) => return Ok(Step::wait(RefreshErrorKind::Store, error)),
         };
-        let (snapshot, refresh_token) = self.open(&row)?;
+        let (snapshot, spendable) = credential::open(&self.core, &row)?;
+        let known = self.cell.current().generation;
         let current = self.cell.adopt(snapshot);
         let now = self.core.clock.now();
-        if current.terminal {
+        if current.terminal || self.cell.has_ended(current.generation) {
             return Err(RefreshErrorKind::Terminal.into());
         }
         if self.want.is_met_by(&current, now) {
+            if current.generation > known {
+                telemetry::count(&self.provider, telemetry::Outcome::Adopted);
+            }
             return Ok(Step::Done(current));
         }
         if current.generation > row.generation {
@@ -121,11 +147,11 @@ impl Attempt {
                 ),
             });
         }
-        let Some(refresh_token) = refresh_token else {
+        let Some(spendable) = spendable else {
             return match self.want {
-                Want::Usable if current.is_unexpired(now) => Ok(Step::Done(current)),
-                Want::Usable => Err(RefreshErrorKind::Terminal.into()),
                 Want::NewerThan(_) => Err(RefreshErrorKind::NotRefreshable.into()),
+                Want::Early | Want::Usable if current.is_unexpired(now) => Ok(Step::Done(current)),
+                Want::Early | Want::Usable => Err(RefreshErrorKind::Terminal.into()),
             };
         };
         if let Some(wait) = row
@@ -151,16 +177,40 @@ impl Attempt {
             });
         }
 
-        let provider = self.core.provider(&row.provider)?;
-        let lease = self.core.timings.lease;
+        let core = Arc::clone(&self.core);
+        let provider = Arc::clone(core.provider(&row.provider)?);
+        let permit = match core.breakers.admit(&row.provider, now) {
+            Ok(permit) => permit,
+            Err(Open { wait, kind }) if kind == RefreshErrorKind::Misconfigured => {
+                // Only the operator can help: nobody needs to wait for that.
+                return Err(RefreshError::from(kind).with_retry_after(Some(wait)));
+            }
+            Err(Open { wait, kind }) => {
+                return Ok(Step::Wait {
+                    at_least: wait,
+                    error: kind.into(),
+                });
+            }
+        };
+        let holder = match self.holder {
+            Some(holder) => holder,
+            None => *self.holder.insert(holder()?),
+        };
+        let lease = core.timings.lease;
         // The lease runs from when the store hears of it; before that is safe.
         let lease_ends = Instant::now() + lease;
-        let claimed = self.core.store.claim(row.id, row.generation, lease).await;
+        let claimed = core
+            .store
+            .claim(row.id, row.generation, holder, lease)
+            .await;
         match claimed {
+            Ok(Some(claimed)) if claimed.unsettled > row.unsettled => {
+                self.take_over(&claimed).await
+            }
             // Cancellation: from here on only the end of the process can stop
             // us; the lease then keeps others away until it runs out.
-            Ok(Some(row)) => {
-                self.spend(&**provider, row, &refresh_token, lease_ends)
+            Ok(Some(claimed)) => {
+                self.spend(&*provider, permit, claimed, &spendable, lease_ends)
                     .await
             }
             // Another replica is at it: wait for what it gets.
@@ -172,66 +222,130 @@ impl Attempt {
         }
     }
 
+    /// The lease of another attempt ran out unsettled. Whoever held it may hold
+    /// the answer as well, and be on its way to store it: that goes first.
+    async fn take_over(&mut self, row: &Credential) -> Result<Step, RefreshError> {
+        let wait = spacing(&self.core, row.unsettled.saturating_sub(1));
+        tracing::warn!(
+            generation = row.generation,
+            unsettled = row.unsettled,
+            "an attempt to refresh was cut off: trying again in {wait:?}"
+        );
+        let released = Settlement::Released {
+            not_before: self.core.clock.now() + wait,
+            unsettled: row.unsettled,
+            failures: row.failures,
+        };
+        // If this is lost the lease runs out by itself, and counts once more.
+        let _lost = self.core.store.settle(claim_of(row), released).await;
+        self.holder = None;
+        Ok(Step::Wait {
+            at_least: wait,
+            error: RefreshErrorKind::Provider.into(),
+        })
+    }
+
     async fn spend(
-        &self,
+        &mut self,
         provider: &dyn Provider,
+        permit: Permit<'_>,
         row: Credential,
-        refresh_token: &UpstreamRefreshToken,
+        spendable: &Spendable,
         lease_ends: Instant,
     ) -> Result<Step, RefreshError> {
-        let claim = Claim {
-            id: row.id,
-            generation: row.generation,
-            fence: row.fence,
-        };
-        let limit = Instant::now() + self.core.timings.provider_timeout;
+        let claim = claim_of(&row);
+        let begun = Instant::now();
+        let limit = begun + self.core.timings.provider_timeout;
         if limit > lease_ends {
             // The claim took long. Past the lease another replica may ask, and
             // an answer that nobody waits for is a lost token: start afresh.
-            let not_before = self.core.clock.now();
-            let released = Settlement::Released { not_before };
+            let released = Settlement::Released {
+                not_before: self.core.clock.now(),
+                unsettled: row.unsettled,
+                failures: row.failures,
+            };
             let _lost = self.core.store.settle(claim, released).await;
             return Ok(Step::Wait {
                 at_least: Duration::ZERO,
                 error: RefreshError::new(RefreshErrorKind::Store, "the store is too slow"),
             });
         }
-        let asked =
-            tokio::time::timeout_at(limit, provider.refresh(RefreshRequest::new(refresh_token)));
-        let error = match asked.await {
-            Ok(Ok(response)) => {
+        self.holder = None;
+        let request = RefreshRequest::new(&spendable.refresh_token);
+        let request = request.tenant(spendable.tenant.as_deref());
+        // A provider that panics has told nobody what it has done.
+        let asked = AssertUnwindSafe(async { provider.refresh(request).await }).catch_unwind();
+        let asked = tokio::time::timeout_at(limit, asked).await;
+        telemetry::provider_took(&self.provider, begun.elapsed());
+        let error = match asked {
+            Ok(Ok(Ok(response))) => {
+                permit.works();
                 return self
-                    .keep(row, claim, response, refresh_token)
+                    .keep(row, claim, response, spendable)
                     .await
                     .map(Step::Done);
             }
-            Ok(Err(error)) => error,
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(_panic)) => {
+                ProviderError::from(ProviderErrorKind::Ambiguous).with_source("it panicked")
+            }
             Err(elapsed) => ProviderError::from(ProviderErrorKind::Ambiguous).with_source(elapsed),
         };
-        tracing::warn!(
-            generation = row.generation,
-            outcome = ?error.kind(),
-            error = &error as &dyn std::error::Error,
-            "the provider gave no access token"
-        );
+        self.give_up(permit, &row, claim, error).await
+    }
 
+    /// The provider gave no tokens: writes down what that means.
+    async fn give_up(
+        &self,
+        permit: Permit<'_>,
+        row: &Credential,
+        claim: Claim,
+        error: ProviderError,
+    ) -> Result<Step, RefreshError> {
+        let open = match error.kind() {
+            ProviderErrorKind::Terminal | ProviderErrorKind::Unsupported => {
+                permit.works();
+                Duration::ZERO
+            }
+            ProviderErrorKind::Ambiguous
+            | ProviderErrorKind::Misconfigured
+            | ProviderErrorKind::Transient => {
+                permit.fails(&error, self.core.clock.now(), &self.core.jitter)
+            }
+        };
         let Verdict {
             settlement,
             wait,
             kind,
-        } = Verdict::on(&error, row.expires_at, self.core.clock.now());
-        // If this write is lost the lease runs out by itself, and whoever comes
-        // next hears the provider's answer again.
-        match self.core.store.settle(claim, settlement).await {
+            outcome,
+        } = Verdict::on(&error, row, &self.core);
+        tracing::warn!(
+            generation = row.generation,
+            outcome = outcome.as_str(),
+            error = &error as &dyn std::error::Error,
+            "the provider gave no access token"
+        );
+        telemetry::count(&self.provider, outcome);
+
+        match self.core.store.settle(claim, settlement.clone()).await {
             Ok(true) => {}
             // Somebody was faster: what they got counts.
             Ok(false) => return Ok(Step::Again),
-            Err(error) => return Ok(Step::wait(RefreshErrorKind::Store, error)),
+            Err(error) => {
+                // Whoever comes next must not send what the provider ended. Of
+                // anything else it hears again once the lease has run out.
+                if kind == RefreshErrorKind::Terminal {
+                    self.cell.end(row.generation);
+                    end_for_good(&self.core, claim, settlement);
+                }
+                return Ok(Step::wait(RefreshErrorKind::Store, error));
+            }
         }
         if kind == RefreshErrorKind::Terminal {
             // Read again: the row now says so, and all replicas hear the same.
             return Ok(Step::Again);
         }
+        let wait = wait.max(open);
         let error = RefreshError::new(kind, error);
         if kind == RefreshErrorKind::Provider {
             return Ok(Step::Wait {
@@ -248,12 +362,15 @@ impl Attempt {
         mut row: Credential,
         claim: Claim,
         response: TokenResponse,
-        spent: &UpstreamRefreshToken,
+        spent: &Spendable,
     ) -> Outcome {
         let secrets = Secrets {
             access_token: response.access_token,
             // RFC 6749 §6: an omitted refresh token means that the old one stays.
-            refresh_token: Some(response.refresh_token.unwrap_or_else(|| spent.clone())),
+            refresh_token: response
+                .refresh_token
+                .or_else(|| Some(spent.refresh_token.clone())),
+            tenant: spent.tenant.clone(),
         };
         row.generation += 1;
         row.sealed = secrets
@@ -264,10 +381,10 @@ impl Attempt {
         // Such a token cannot be sent. What came along with it may get a better
         // one, though not at once.
         let is_sendable = credential::header("Bearer ", &secrets.access_token).is_some();
-        row.not_before = (!is_sendable).then(|| row.refreshed_at + MISCONFIGURED_PAUSE);
+        row.not_before = (!is_sendable).then(|| row.refreshed_at + UNSENDABLE_PAUSE);
         row.forced_at = self.want.is_forced().then_some(row.refreshed_at);
 
-        let mut settling = Settling::new(Arc::clone(&self.core), claim, row.clone());
+        let settling = Settling::new(Arc::clone(&self.core), claim, row.clone());
         let stored = match settling.once().await {
             Ok(stored) => stored,
             Err(error) => {
@@ -276,12 +393,12 @@ impl Attempt {
                     "a refreshed credential could not be stored: serving it from memory, trying on"
                 );
                 // First of all, before anything that can fail.
-                let tasks = self.core.tasks.clone();
-                tasks.spawn(async move { settling.until_done().await });
+                settling.until_done(&self.cell);
                 row
             }
         };
-        let (snapshot, _refresh_token) = self.open(&stored)?;
+        telemetry::count(&self.provider, telemetry::Outcome::Refreshed);
+        let (snapshot, _spendable) = credential::open(&self.core, &stored)?;
         let outcome = self.cell.adopt(snapshot);
         if outcome.terminal {
             return Err(RefreshErrorKind::Terminal.into());
@@ -289,17 +406,10 @@ impl Attempt {
         if outcome.bearer.is_none() {
             let what = "the provider's access token does not fit into a header";
             return Err(RefreshError::new(RefreshErrorKind::Misconfigured, what)
-                .with_retry_after(Some(MISCONFIGURED_PAUSE)));
+                .with_retry_after(Some(UNSENDABLE_PAUSE)));
         }
         tracing::info!(generation = outcome.generation, "credential refreshed");
         Ok(outcome)
-    }
-
-    fn open(
-        &self,
-        row: &Credential,
-    ) -> Result<(Snapshot, Option<UpstreamRefreshToken>), RefreshError> {
-        credential::open(&self.core.keyring, &self.core.timings, row)
     }
 }
 
@@ -336,6 +446,18 @@ fn until(time: SystemTime, now: SystemTime, at_most: Duration) -> Option<Duratio
     (!wait.is_zero() && wait <= at_most).then_some(wait)
 }
 
+fn claim_of(row: &Credential) -> Claim {
+    Claim {
+        id: row.id,
+        generation: row.generation,
+        fence: row.fence,
+    }
+}
+
+fn holder() -> Result<LeaseHolder, RefreshError> {
+    random_bytes().map_err(|error| RefreshError::new(RefreshErrorKind::Sealed, error))
+}
+
 fn missing_row() -> RefreshError {
     RefreshError::new(
         RefreshErrorKind::Store,
@@ -344,5 +466,6 @@ fn missing_row() -> RefreshError {
 }
 
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const UNSENDABLE_PAUSE: Duration = Duration::from_secs(30);
 const FORCED_REFRESH_INTERVAL: Duration = Duration::from_secs(60);

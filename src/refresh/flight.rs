@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use super::Want;
 use crate::credential::Snapshot;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
@@ -24,7 +25,7 @@ impl Flights {
     pub(super) fn join<'a, F>(
         &self,
         id: CredentialId,
-        is_forced: bool,
+        want: Want,
         start: impl FnOnce() -> (&'a TaskTracker, F),
     ) -> Flight
     where
@@ -37,7 +38,7 @@ impl Flights {
         let (sender, receiver) = watch::channel(None);
         let flight = Flight {
             outcome: receiver,
-            is_forced,
+            want,
         };
         flights.insert(id, flight.clone());
         drop(flights);
@@ -67,15 +68,11 @@ impl fmt::Debug for Flights {
 #[derive(Clone)]
 pub(super) struct Flight {
     outcome: watch::Receiver<Option<Outcome>>,
-    is_forced: bool,
+    /// Why it began.
+    pub(super) want: Want,
 }
 
 impl Flight {
-    /// Whether an upstream's 401 started it.
-    pub(super) fn is_forced(&self) -> bool {
-        self.is_forced
-    }
-
     pub(super) async fn outcome(mut self) -> Outcome {
         match self.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone(),

@@ -3,66 +3,113 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::SystemTime;
 
 use super::attempt::FIRST_PAUSE;
-use super::attempt::LONGEST_PAUSE;
+use crate::credential::Cell;
 use crate::error::RefreshErrorKind;
 use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
 use crate::state::Core;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::LOST_IN_FLIGHT;
+use crate::store::Replacement;
 use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
+use crate::telemetry;
+use crate::telemetry::Outcome;
 
 /// What follows from a provider's refusal.
 pub(super) struct Verdict {
     pub(super) settlement: Settlement,
-    /// How long nobody should ask again.
+    /// How long nobody should ask for this credential again.
     pub(super) wait: Duration,
     pub(super) kind: RefreshErrorKind,
+    pub(super) outcome: Outcome,
 }
 
 impl Verdict {
-    pub(super) fn on(
-        error: &ProviderError,
-        expires_at: Option<SystemTime>,
-        now: SystemTime,
-    ) -> Self {
-        let has_expired = expires_at.is_some_and(|at| at <= now);
-        let (least, kind) = match error.kind() {
-            ProviderErrorKind::Terminal => (Duration::ZERO, RefreshErrorKind::Terminal),
-            ProviderErrorKind::Misconfigured => {
-                (MISCONFIGURED_PAUSE, RefreshErrorKind::Misconfigured)
+    /// On a refresh of `row`, as it was claimed.
+    pub(super) fn on(error: &ProviderError, row: &Credential, core: &Core) -> Self {
+        let now = core.clock.now();
+        let (own, kind, outcome) = match error.kind() {
+            // The provider refuses a token that an attempt of ours had sent
+            // before without hearing the answer: that one spent it.
+            ProviderErrorKind::Terminal if row.unsettled > 0 => {
+                return Self::terminal(LOST_IN_FLIGHT, Outcome::LostInFlight);
             }
-            ProviderErrorKind::Ambiguous => (AMBIGUOUS_PAUSE, RefreshErrorKind::Provider),
+            ProviderErrorKind::Terminal => {
+                let reason = error.code().unwrap_or("ended");
+                return Self::terminal(reason, Outcome::Terminal);
+            }
             // Dead when its access token is.
-            ProviderErrorKind::Unsupported if has_expired => {
-                (Duration::ZERO, RefreshErrorKind::Terminal)
+            ProviderErrorKind::Unsupported if row.expires_at.is_some_and(|at| at <= now) => {
+                return Self::terminal("unsupported", Outcome::Terminal);
             }
-            ProviderErrorKind::Unsupported => (Duration::ZERO, RefreshErrorKind::NotRefreshable),
-            ProviderErrorKind::Transient => (TRANSIENT_PAUSE, RefreshErrorKind::Provider),
+            ProviderErrorKind::Unsupported => (
+                Duration::ZERO,
+                RefreshErrorKind::NotRefreshable,
+                Outcome::ProviderMisconfigured,
+            ),
+            // The circuit of the provider is open: the credential has no part
+            // in it.
+            ProviderErrorKind::Misconfigured => (
+                Duration::ZERO,
+                RefreshErrorKind::Misconfigured,
+                Outcome::ProviderMisconfigured,
+            ),
+            ProviderErrorKind::Ambiguous => (
+                spacing(core, row.unsettled),
+                RefreshErrorKind::Provider,
+                Outcome::Ambiguous,
+            ),
+            ProviderErrorKind::Transient => (
+                core.jitter
+                    .spread(doubled(TRANSIENT_PAUSE, row.failures, LONGEST_PAUSE)),
+                RefreshErrorKind::Provider,
+                Outcome::TransientProvider,
+            ),
         };
-        let wait = error
-            .retry_after()
-            .map_or(least, |asked| asked.min(LONGEST_RETRY_AFTER).max(least));
-        let settlement = if kind == RefreshErrorKind::Terminal {
-            Settlement::Terminal {
-                reason: error.code().unwrap_or("ended").to_owned(),
-            }
-        } else {
-            Settlement::Released {
-                not_before: now + wait,
-            }
-        };
+        let asked = error.retry_after().unwrap_or_default();
+        let wait = own.max(asked).min(LONGEST_RETRY_AFTER);
         Self {
-            settlement,
+            settlement: Settlement::Released {
+                not_before: now + wait,
+                unsettled: row.unsettled + u32::from(outcome == Outcome::Ambiguous),
+                failures: row.failures.saturating_add(1),
+            },
             wait,
             kind,
+            outcome,
         }
     }
+
+    fn terminal(reason: &str, outcome: Outcome) -> Self {
+        Self {
+            settlement: Settlement::Terminal {
+                reason: reason.to_owned(),
+            },
+            wait: Duration::ZERO,
+            kind: RefreshErrorKind::Terminal,
+            outcome,
+        }
+    }
+}
+
+/// How long to wait before a token is sent again that may be spent: time for
+/// whoever holds the answer to store it. There is no last attempt: as long as
+/// nobody knows, giving up would end a login that the provider may not have.
+pub(super) fn spacing(core: &Core, unsettled: u32) -> Duration {
+    // With leases shorter than that, nobody waits for so long.
+    let first = AMBIGUOUS_PAUSE.min(core.timings.lease);
+    doubled(first, unsettled, LONGEST_RETRY_AFTER)
+}
+
+/// `first`, twice as long each further time.
+pub(super) fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+    let factor = 2_u32.saturating_pow(times);
+    first.saturating_mul(factor).min(longest)
 }
 
 /// The last step of a refresh that succeeded: it must not be lost.
@@ -83,41 +130,44 @@ impl Settling {
     /// # Errors
     ///
     /// If ours is not stored yet and may still be.
-    pub(super) async fn once(&mut self) -> Result<Credential, StoreError> {
+    pub(super) async fn once(&self) -> Result<Credential, StoreError> {
         let limit = self.core.timings.persist_timeout;
         tokio::time::timeout(limit, self.store())
             .await
             .map_err(|elapsed| StoreError::new(StoreErrorKind::Unavailable, elapsed))?
     }
 
-    async fn store(&mut self) -> Result<Credential, StoreError> {
+    async fn store(&self) -> Result<Credential, StoreError> {
         if self.settle().await? {
             return Ok(self.row.clone());
         }
-        let id = self.claim.id;
+        let Claim { id, generation, .. } = self.claim;
         let stored = self.core.store.credential(id).await?;
         let stored = stored.ok_or(StoreErrorKind::Corrupt)?;
         // An earlier try may have gone through unnoticed; then this is ours.
         if stored.sealed == self.row.sealed {
             return Ok(stored);
         }
-        if stored.generation > self.claim.generation || stored.terminal.is_some() {
+        let is_lost = stored.terminal.as_deref() == Some(LOST_IN_FLIGHT);
+        if stored.generation > generation || (stored.terminal.is_some() && !is_lost) {
             tracing::error!(
                 credential = %id,
-                generation = self.claim.generation,
+                generation,
                 stored = stored.generation,
                 "refreshed tokens came too late to be stored"
             );
             return Ok(stored);
         }
-        // Our lease ran out and another replica took it, with the token that we
-        // have spent. What we hold is what works: once that one has given up,
-        // the turn is ours again.
-        let lease = self.core.timings.lease;
-        let generation = self.claim.generation;
-        let reclaimed = self.core.store.claim(id, generation, lease).await?;
-        self.claim.fence = reclaimed.ok_or(StoreErrorKind::Unavailable)?.fence;
-        if self.settle().await? {
+        // Our lease ran out and another replica took its turn, with the token
+        // that we had spent. What we hold is what came of it, so whatever that
+        // one has heard or will hear does not count.
+        let tokens = Replacement {
+            sealed: self.row.sealed.clone(),
+            expires_at: self.row.expires_at,
+            refreshed_at: self.row.refreshed_at,
+        };
+        if self.core.store.replace(id, generation, tokens).await? {
+            telemetry::count(&self.row.provider, Outcome::Recovered);
             return Ok(self.row.clone());
         }
         Err(StoreErrorKind::Unavailable.into())
@@ -134,27 +184,50 @@ impl Settling {
         self.core.store.settle(self.claim, outcome).await
     }
 
-    pub(super) async fn until_done(&mut self) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.once().await {
-                Ok(_stored) => break tracing::info!("the refreshed credential is stored now"),
-                Err(error) if error.kind() == StoreErrorKind::Corrupt => {
-                    break tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "refreshed tokens cannot be stored: their row is gone"
-                    );
+    /// Goes on until the pair is stored. Until then this process serves it from
+    /// `cell`, which must not be forgotten.
+    pub(super) fn until_done(self, cell: &Arc<Cell>) {
+        let pin = self.core.cache.pin(cell);
+        let tasks = self.core.tasks.clone();
+        tasks.spawn(async move {
+            loop {
+                // Shorter than the time that others leave us when they take our
+                // lease over.
+                tokio::time::sleep(FIRST_PAUSE).await;
+                match self.once().await {
+                    Ok(_stored) => break tracing::info!("the refreshed credential is stored now"),
+                    Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                        break tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "refreshed tokens cannot be stored: their row is gone"
+                        );
+                    }
+                    Err(_error) => tokio::time::sleep(SETTLE_PAUSE).await,
                 }
-                Err(_error) => tokio::time::sleep(pause).await,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+            drop(pin);
+        });
     }
 }
 
-/// No request may start a call of its own while the provider is in trouble.
+/// Goes on until the store knows that the provider ended a login, so that no
+/// replica asks again.
+pub(super) fn end_for_good(core: &Arc<Core>, claim: Claim, settlement: Settlement) {
+    let core = Arc::clone(core);
+    let tasks = core.tasks.clone();
+    tasks.spawn(async move {
+        while core.store.settle(claim, settlement.clone()).await.is_err() {
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
+    });
+}
+
+/// For one credential: no request may start a call of its own meanwhile.
 const TRANSIENT_PAUSE: Duration = Duration::from_secs(1);
+/// Not longer: after an outage users wait for this to pass.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Time for another replica's answer to arrive, should it be the one that counts.
 const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(2);
-pub(super) const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(30);
+/// Between two tries to store; well below the one above.
+const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);

@@ -25,6 +25,8 @@ use super::Claim;
 use super::Credential;
 use super::Grant;
 use super::KeyRecord;
+use super::LeaseHolder;
+use super::Replacement;
 use super::RevocationReason;
 use super::Rotation;
 use super::Settlement;
@@ -46,6 +48,7 @@ pub async fn check(store: Arc<dyn Store>) {
     a_claim_needs_the_present_generation_and_no_running_lease(&*store).await;
     a_settlement_needs_generation_and_fence(&*store).await;
     a_terminal_credential_is_never_claimed_again(&*store).await;
+    a_replacement_needs_the_present_generation_and_revives(&*store).await;
     of_many_claims_at_once_exactly_one_wins(&store).await;
     rotation_needs_generation_hash_and_life(&*store).await;
     of_many_rotations_at_once_exactly_one_wins(&store).await;
@@ -71,6 +74,7 @@ async fn keys_are_registered_once(store: &dyn Store) {
 async fn rows_are_read_back_as_written(store: &dyn Store) {
     let mut credential = credential();
     credential.expires_at = Some(credential.refreshed_at + Duration::from_secs(60));
+    (credential.unsettled, credential.failures) = (1, 2);
     credential.terminal = Some("invalid_grant".to_owned());
     store.insert_credential(credential.clone()).await.unwrap();
     let read = store.credential(credential.id).await.unwrap().unwrap();
@@ -101,14 +105,47 @@ async fn an_id_is_inserted_once(store: &dyn Store) {
 async fn a_claim_needs_the_present_generation_and_no_running_lease(store: &dyn Store) {
     let Credential { id, .. } = inserted(store).await;
 
-    assert!(store.claim(id, 1, MINUTE).await.unwrap().is_none());
-    let first = store.claim(id, 0, Duration::ZERO).await.unwrap().unwrap();
-    assert_eq!((first.generation, first.fence), (0, 1));
+    assert!(store.claim(id, 1, ME, MINUTE).await.unwrap().is_none());
+    let claim = async |holder, lease| store.claim(id, 0, holder, lease).await.unwrap();
+    let first = claim(ME, Duration::ZERO).await.unwrap();
+    assert_eq!((first.generation, first.fence, first.unsettled), (0, 1, 0));
 
-    // The first lease has run out; the second one runs.
-    let second = store.claim(id, 0, MINUTE).await.unwrap().unwrap();
-    assert_eq!(second.fence, 2);
-    assert!(store.claim(id, 0, MINUTE).await.unwrap().is_none());
+    // The first lease has run out, and nobody knows what came of it.
+    let second = claim(OTHER, MINUTE).await.unwrap();
+    assert_eq!((second.fence, second.unsettled), (2, 1));
+    assert!(claim(ME, MINUTE).await.is_none());
+    // Who asks again got no answer the first time.
+    let third = claim(OTHER, MINUTE).await.unwrap();
+    assert_eq!((third.fence, third.unsettled), (3, 1));
+}
+
+async fn a_replacement_needs_the_present_generation_and_revives(store: &dyn Store) {
+    let Credential { id, .. } = inserted(store).await;
+    let claim = claimed(store, id, MINUTE).await;
+    let tokens = |byte| Replacement {
+        sealed: vec![byte],
+        expires_at: Some(noon() + MINUTE),
+        refreshed_at: noon(),
+    };
+    assert!(!store.replace(id, 1, tokens(1)).await.unwrap());
+
+    // It overtakes a claim that is under way.
+    assert!(store.replace(id, 0, tokens(2)).await.unwrap());
+    assert!(!store.settle(claim, terminal("late")).await.unwrap());
+    let claim = store.claim(id, 1, OTHER, MINUTE).await.unwrap().unwrap();
+    assert_eq!((claim.generation, claim.sealed.clone()), (1, vec![2]));
+    assert_eq!(claim.unsettled, 0, "that was of the tokens before");
+
+    let ended = store.settle(claim_of(&claim), terminal("invalid_grant"));
+    assert!(ended.await.unwrap());
+    assert!(store.replace(id, 1, tokens(3)).await.unwrap());
+    let row = store.credential(id).await.unwrap().unwrap();
+    assert_eq!(
+        (row.generation, row.sealed, row.terminal),
+        (2, vec![3], None)
+    );
+    assert_eq!(row.expires_at, Some(noon() + MINUTE));
+    assert!(row.fence > claim.fence);
 }
 
 async fn a_settlement_needs_generation_and_fence(store: &dyn Store) {
@@ -141,27 +178,29 @@ async fn a_settlement_needs_generation_and_fence(store: &dyn Store) {
     );
 
     // Settling gave the lease back.
-    let next = store.claim(id, 1, MINUTE).await.unwrap().unwrap();
+    let next = store.claim(id, 1, ME, MINUTE).await.unwrap().unwrap();
     let next = claim_of(&next);
     let not_before = noon() + MINUTE;
-    let released = Settlement::Released { not_before };
+    let released = Settlement::Released {
+        not_before,
+        unsettled: 2,
+        failures: 3,
+    };
     assert!(store.settle(next, released).await.unwrap());
     let row = store.credential(id).await.unwrap().unwrap();
     assert_eq!((row.generation, row.not_before), (1, Some(not_before)));
-    let last = store.claim(id, 1, MINUTE).await.unwrap().unwrap();
+    assert_eq!((row.unsettled, row.failures), (2, 3));
+    let last = store.claim(id, 1, ME, MINUTE).await.unwrap().unwrap();
     assert!(store.settle(claim_of(&last), refreshed(5)).await.unwrap());
     let row = store.credential(id).await.unwrap().unwrap();
     assert_eq!((row.generation, row.not_before), (2, None));
+    assert_eq!((row.unsettled, row.failures), (0, 0));
     assert_eq!(row.forced_at, Some(noon()), "kept");
 }
 
 async fn a_terminal_credential_is_never_claimed_again(store: &dyn Store) {
     let Credential { id, .. } = inserted(store).await;
     let claim = claimed(store, id, MINUTE).await;
-    let terminal = |reason: &str| Settlement::Terminal {
-        reason: reason.to_owned(),
-    };
-
     assert!(
         store
             .settle(claim, terminal("invalid_grant"))
@@ -173,13 +212,14 @@ async fn a_terminal_credential_is_never_claimed_again(store: &dyn Store) {
     let row = store.credential(id).await.unwrap().unwrap();
     assert_eq!(row.terminal.as_deref(), Some("invalid_grant"));
     assert_eq!(row.generation, 0);
-    assert!(store.claim(id, 0, MINUTE).await.unwrap().is_none());
+    assert!(store.claim(id, 0, ME, MINUTE).await.unwrap().is_none());
 }
 
 async fn of_many_claims_at_once_exactly_one_wins(store: &Arc<dyn Store>) {
     let Credential { id, .. } = inserted(&**store).await;
     let won = at_once(store, move |store| async move {
-        store.claim(id, 0, MINUTE).await.unwrap().is_some()
+        let holder = *CredentialId::random().unwrap().as_bytes();
+        store.claim(id, 0, holder, MINUTE).await.unwrap().is_some()
     })
     .await;
     assert_eq!(won, 1);
@@ -289,12 +329,28 @@ async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
         generation: 0,
         fence: 0,
     };
-    let released = Settlement::Released { not_before: now };
+    let released = Settlement::Released {
+        not_before: now,
+        unsettled: 0,
+        failures: 0,
+    };
+    let tokens = Replacement {
+        sealed: vec![1],
+        expires_at: None,
+        refreshed_at: now,
+    };
 
     assert!(store.grant(id).await.unwrap().is_none());
     assert!(store.credential(claim.id).await.unwrap().is_none());
-    assert!(store.claim(claim.id, 0, MINUTE).await.unwrap().is_none());
+    assert!(
+        store
+            .claim(claim.id, 0, ME, MINUTE)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert!(!store.settle(claim, released).await.unwrap());
+    assert!(!store.replace(claim.id, 0, tokens).await.unwrap());
     assert!(!store.rotate(rotation(&grant, 53)).await.unwrap());
     assert!(!store.count_replay(id, 0, 9).await.unwrap());
     store.acknowledge(id, 0).await.unwrap();
@@ -340,7 +396,7 @@ async fn inserted_grant(store: &dyn Store) -> Grant {
 }
 
 async fn claimed(store: &dyn Store, id: CredentialId, lease: Duration) -> Claim {
-    claim_of(&store.claim(id, 0, lease).await.unwrap().unwrap())
+    claim_of(&store.claim(id, 0, ME, lease).await.unwrap().unwrap())
 }
 
 fn claim_of(row: &Credential) -> Claim {
@@ -363,7 +419,15 @@ fn credential() -> Credential {
         not_before: None,
         forced_at: None,
         fence: 0,
+        unsettled: 0,
+        failures: 0,
         terminal: None,
+    }
+}
+
+fn terminal(reason: &str) -> Settlement {
+    Settlement::Terminal {
+        reason: reason.to_owned(),
     }
 }
 
@@ -410,4 +474,6 @@ fn noon() -> SystemTime {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+const ME: LeaseHolder = [1; 16];
+const OTHER: LeaseHolder = [2; 16];
 const CONTENDERS: usize = 32;

@@ -15,6 +15,8 @@ use super::Claim;
 use super::Credential;
 use super::Grant;
 use super::KeyRecord;
+use super::LeaseHolder;
+use super::Replacement;
 use super::RevocationReason;
 use super::Rotation;
 use super::Settlement;
@@ -78,7 +80,7 @@ impl Store for MemoryStore {
             }
             let leased = Leased {
                 row: credential,
-                until: None,
+                lease: None,
             };
             tables.credentials.insert(leased.row.id, leased);
             Ok(())
@@ -96,6 +98,7 @@ impl Store for MemoryStore {
         &self,
         id: CredentialId,
         generation: u64,
+        holder: LeaseHolder,
         lease: Duration,
     ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
         self.with(|tables| {
@@ -103,14 +106,19 @@ impl Store for MemoryStore {
             let claimable = |leased: &&mut Leased| {
                 leased.row.generation == generation
                     && leased.row.terminal.is_none()
-                    && leased.until.is_none_or(|until| until <= now)
+                    && leased
+                        .lease
+                        .is_none_or(|(of, until)| of == holder || until <= now)
             };
             Ok(tables
                 .credentials
                 .get_mut(&id)
                 .filter(claimable)
                 .map(|leased| {
-                    leased.until = Some(now + lease);
+                    let before = leased.lease.replace((holder, now + lease));
+                    if before.is_some_and(|(of, _until)| of != holder) {
+                        leased.row.unsettled += 1;
+                    }
                     leased.row.fence += 1;
                     leased.row.clone()
                 }))
@@ -126,7 +134,7 @@ impl Store for MemoryStore {
             }) else {
                 return Ok(false);
             };
-            leased.until = None;
+            leased.lease = None;
             match outcome {
                 Settlement::Refreshed {
                     sealed,
@@ -141,10 +149,52 @@ impl Store for MemoryStore {
                     leased.row.refreshed_at = refreshed_at;
                     leased.row.forced_at = forced_at.or(leased.row.forced_at);
                     leased.row.not_before = not_before;
+                    (leased.row.unsettled, leased.row.failures) = (0, 0);
                 }
                 Settlement::Terminal { reason } => leased.row.terminal = Some(reason),
-                Settlement::Released { not_before } => leased.row.not_before = Some(not_before),
+                Settlement::Released {
+                    not_before,
+                    unsettled,
+                    failures,
+                } => {
+                    leased.row.not_before = Some(not_before);
+                    (leased.row.unsettled, leased.row.failures) = (unsettled, failures);
+                }
             }
+            Ok(true)
+        })
+    }
+
+    fn replace(
+        &self,
+        id: CredentialId,
+        generation: u64,
+        tokens: Replacement,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            let Some(leased) = tables
+                .credentials
+                .get_mut(&id)
+                .filter(|leased| leased.row.generation == generation)
+            else {
+                return Ok(false);
+            };
+            leased.lease = None;
+            leased.row = Credential {
+                id,
+                provider: std::mem::take(&mut leased.row.provider),
+                subject: std::mem::take(&mut leased.row.subject),
+                generation: generation + 1,
+                sealed: tokens.sealed,
+                expires_at: tokens.expires_at,
+                refreshed_at: tokens.refreshed_at,
+                not_before: None,
+                forced_at: None,
+                fence: leased.row.fence + 1,
+                unsettled: 0,
+                failures: 0,
+                terminal: None,
+            };
             Ok(true)
         })
     }
@@ -267,5 +317,6 @@ impl Tables {
 
 struct Leased {
     row: Credential,
-    until: Option<Instant>,
+    /// Until it is settled, also when its time is over.
+    lease: Option<(LeaseHolder, Instant)>,
 }

@@ -55,21 +55,38 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn credential(&self, id: CredentialId)
     -> BoxFuture<'_, Result<Option<Credential>, StoreError>>;
 
-    /// Claims the right to refresh a credential until `lease` has passed.
+    /// Claims the right to refresh a credential until `lease` has passed, for
+    /// `holder`, which stands for one attempt.
     ///
     /// Wins, in one step, if the credential is at `generation`, has not ended
-    /// and no other lease is running; adds one to the fence and returns the row
-    /// as it then is. `None` otherwise: read again.
+    /// and no lease of another holder is running; adds one to the fence and
+    /// returns the row as it then is. `None` otherwise: read again.
+    ///
+    /// A lease is the written intent to spend. If the claim takes one over that
+    /// another holder let run out, it adds one to
+    /// [`unsettled`](Credential::unsettled).
     fn claim(
         &self,
         id: CredentialId,
         generation: u64,
+        holder: LeaseHolder,
         lease: Duration,
     ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>>;
 
     /// Ends a claim with its outcome, if the credential is still at the
     /// generation and the fence of `claim`. `false` if it is not.
     fn settle(&self, claim: Claim, outcome: Settlement) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Puts other tokens into a credential that is at `generation`: one more
+    /// generation, one more fence, and nothing left of leases, failures or an
+    /// end that the provider made to the tokens before. `false` if it is not at
+    /// that generation: read again.
+    fn replace(
+        &self,
+        id: CredentialId,
+        generation: u64,
+        tokens: Replacement,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Adds a grant. [`StoreErrorKind::Conflict`] if its id is taken.
     fn insert_grant(&self, grant: Grant) -> BoxFuture<'_, Result<(), StoreError>>;
@@ -219,9 +236,21 @@ pub struct Credential {
     pub forced_at: Option<SystemTime>,
     /// How many claims there were; proves which one is the latest.
     pub fence: u64,
-    /// The provider's error that ended it.
+    /// How many attempts at this generation were cut off after they may have
+    /// spent the refresh token.
+    pub unsettled: u32,
+    /// How many attempts in a row came to nothing.
+    pub failures: u32,
+    /// Why it ended: the provider's error, or [`LOST_IN_FLIGHT`].
     pub terminal: Option<String>,
 }
+
+/// Why a credential ended whose refresh token was spent by an attempt of ours
+/// that never heard the answer.
+pub const LOST_IN_FLIGHT: &str = "lost_in_flight";
+
+/// Who holds a lease: one attempt of one replica, by sixteen random bytes.
+pub type LeaseHolder = [u8; 16];
 
 /// The proof of a won [`claim`](Store::claim).
 #[derive(Clone, Copy, Debug)]
@@ -268,7 +297,27 @@ pub enum Settlement {
     Released {
         /// When the next attempt may be made.
         not_before: SystemTime,
+        /// What [`Credential::unsettled`] is from now on.
+        unsettled: u32,
+        /// What [`Credential::failures`] is from now on.
+        failures: u32,
     },
+}
+
+/// Tokens that came another way than by a [`claim`](Store::claim): a new login,
+/// or an answer that was late.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "an argument of a trait that others implement"
+)]
+pub struct Replacement {
+    /// Sealed for the next generation.
+    pub sealed: Vec<u8>,
+    /// When the access token expires; `None` if nobody knows.
+    pub expires_at: Option<SystemTime>,
+    /// When the access token was issued.
+    pub refreshed_at: SystemTime,
 }
 
 /// The replacement of a refresh token by its successor.

@@ -200,7 +200,12 @@ impl Holding {
     async fn lease_is_over(&self) {
         let grant = self.shared.grant(self.issued.grant_id).await;
         let id = grant.unwrap().unwrap().credential_id;
-        let claim = async || self.shared.claim(id, 0, Duration::ZERO).await.unwrap();
+        let claim = async || {
+            self.shared
+                .claim(id, 0, [0; 16], Duration::ZERO)
+                .await
+                .unwrap()
+        };
         while claim().await.is_none() {
             tokio::task::yield_now().await;
         }
@@ -233,15 +238,25 @@ async fn a_pair_that_waits_for_the_store_is_stored_though_another_replica_claime
 async fn who_holds_a_pair_hears_that_the_login_has_ended_meanwhile() {
     let holding = Holding::start().await;
     let Holding { lab, shared, .. } = &holding;
-    // The other one spends the spent token, and the provider ends it all.
+    // The other one leaves some time for the answer to turn up, then spends the
+    // spent token, and the provider ends it all.
     let other = replica(lab, shared.clone(), short()).await;
+    assert_eq!(holding.ask(&other).await, StatusCode::SERVICE_UNAVAILABLE);
+    lab.clock.advance(Duration::from_secs(2));
     assert_eq!(holding.ask(&other).await, StatusCode::UNAUTHORIZED);
 
     holding.flaky.set_down(false);
     assert!(holding.holder.drain(Duration::from_secs(10)).await);
     lab.clock.advance(HOUR);
 
+    // The store goes away once more with the provider's answer; the token that
+    // the provider ended is not sent again all the same.
+    let calls = lab.provider.counts().calls;
+    let asked = holding.ask(&holding.holder).await;
+    assert_eq!(asked, StatusCode::SERVICE_UNAVAILABLE);
+    holding.flaky.set_down(false);
     assert_eq!(holding.ask(&holding.holder).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(lab.provider.counts().calls, calls + 1);
     let token = holding.issued.refresh_token.expose();
     let answer = refresh(&holding.holder, token).await;
     assert_eq!(answer.text("error"), "invalid_grant");
@@ -390,7 +405,8 @@ async fn a_provider_that_panics_leaves_nobody_hanging() {
     let request = post(issued.access_token.expose(), "");
     let response = witness.clone().oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-    // Its lease runs out by itself.
+    // Nobody knows what it has done: it is asked once more, a little later.
+    lab.clock.advance(Duration::from_secs(2));
     let answer = send(&witness, post(issued.access_token.expose(), "")).await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(lab.seen()[0].bearer(), "after");

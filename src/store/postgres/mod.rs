@@ -29,10 +29,13 @@ pub use self::connection::MigrateError;
 use self::rows::Settled;
 use self::rows::Uuid;
 use self::rows::to_bigint;
+use self::rows::to_integer;
 use super::Claim;
 use super::Credential;
 use super::Grant;
 use super::KeyRecord;
+use super::LeaseHolder;
+use super::Replacement;
 use super::RevocationReason;
 use super::Rotation;
 use super::Settlement;
@@ -136,8 +139,9 @@ impl Store for PostgresStore {
             self.connections
                 .insert(
                     "INSERT INTO credentials (id, provider, subject, generation, sealed,
-                         expires_at, refreshed_at, not_before, forced_at, fence, terminal)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                         expires_at, refreshed_at, not_before, forced_at, fence, unsettled, failures,
+                         terminal)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
                      ON CONFLICT (id) DO NOTHING RETURNING id",
                     &[
                         (&Uuid(*credential.id.as_bytes()), Type::UUID),
@@ -150,6 +154,8 @@ impl Store for PostgresStore {
                         (&credential.not_before, Type::TIMESTAMPTZ),
                         (&credential.forced_at, Type::TIMESTAMPTZ),
                         (&to_bigint(credential.fence)?, Type::INT8),
+                        (&to_integer(credential.unsettled), Type::INT4),
+                        (&to_integer(credential.failures), Type::INT4),
                         (&credential.terminal, Type::TEXT),
                     ],
                 )
@@ -180,21 +186,27 @@ impl Store for PostgresStore {
         &self,
         id: CredentialId,
         generation: u64,
+        holder: LeaseHolder,
         lease: Duration,
     ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
         async move {
             self.connections
                 .row(
+                    // The right sides see the row as it was: a lease that is
+                    // still there was not settled.
                     "UPDATE credentials
-                     SET lease_until = now() + $3 * interval '1 second',
-                         fence = fence + 1
+                     SET lease_until = now() + $3 * interval '1 second', lease_holder = $4,
+                         fence = fence + 1,
+                         unsettled = unsettled + CASE WHEN lease_until IS NOT NULL
+                             AND lease_holder IS DISTINCT FROM $4 THEN 1 ELSE 0 END
                      WHERE id = $1 AND generation = $2 AND terminal IS NULL
-                         AND (lease_until IS NULL OR lease_until <= now())
+                         AND (lease_until IS NULL OR lease_until <= now() OR lease_holder = $4)
                      RETURNING *",
                     &[
                         (&Uuid(*id.as_bytes()), Type::UUID),
                         (&to_bigint(generation)?, Type::INT8),
                         (&lease.as_secs_f64(), Type::FLOAT8),
+                        (&Uuid(holder), Type::UUID),
                     ],
                 )
                 .await?
@@ -216,7 +228,8 @@ impl Store for PostgresStore {
                          expires_at = CASE WHEN $5 IS NULL THEN expires_at ELSE $6 END,
                          refreshed_at = COALESCE($7, refreshed_at),
                          forced_at = COALESCE($8, forced_at),
-                         not_before = $9, terminal = $10, lease_until = NULL
+                         not_before = $9, terminal = $10, lease_until = NULL,
+                         unsettled = COALESCE($11, unsettled), failures = COALESCE($12, failures)
                      WHERE id = $1 AND generation = $2 AND fence = $3 AND terminal IS NULL
                      RETURNING id",
                     &[
@@ -230,10 +243,43 @@ impl Store for PostgresStore {
                         (&row.forced_at, Type::TIMESTAMPTZ),
                         (&row.not_before, Type::TIMESTAMPTZ),
                         (&row.terminal, Type::TEXT),
+                        (&row.unsettled.map(to_integer), Type::INT4),
+                        (&row.failures.map(to_integer), Type::INT4),
                     ],
                 )
                 .await?;
             Ok(settled.is_some())
+        }
+        .boxed()
+    }
+
+    fn replace(
+        &self,
+        id: CredentialId,
+        generation: u64,
+        tokens: Replacement,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let replaced = self
+                .connections
+                .row(
+                    "UPDATE credentials
+                     SET generation = generation + 1, fence = fence + 1, sealed = $3,
+                         expires_at = $4, refreshed_at = $5, not_before = NULL,
+                         forced_at = NULL, terminal = NULL, lease_until = NULL,
+                         unsettled = 0, failures = 0
+                     WHERE id = $1 AND generation = $2
+                     RETURNING id",
+                    &[
+                        (&Uuid(*id.as_bytes()), Type::UUID),
+                        (&to_bigint(generation)?, Type::INT8),
+                        (&tokens.sealed, Type::BYTEA),
+                        (&tokens.expires_at, Type::TIMESTAMPTZ),
+                        (&tokens.refreshed_at, Type::TIMESTAMPTZ),
+                    ],
+                )
+                .await?;
+            Ok(replaced.is_some())
         }
         .boxed()
     }
@@ -271,10 +317,7 @@ impl Store for PostgresStore {
                         ),
                         (&grant.rotated_at, Type::TIMESTAMPTZ),
                         (&grant.access_expires_at, Type::TIMESTAMPTZ),
-                        (
-                            &i32::try_from(grant.replays).unwrap_or(i32::MAX),
-                            Type::INT4,
-                        ),
+                        (&to_integer(grant.replays), Type::INT4),
                         (&grant.acknowledged, Type::BOOL),
                         (&grant.created_at, Type::TIMESTAMPTZ),
                         (&grant.last_used_at, Type::TIMESTAMPTZ),
@@ -355,7 +398,7 @@ impl Store for PostgresStore {
                     &[
                         (&Uuid(*id.as_bytes()), Type::UUID),
                         (&to_bigint(generation)?, Type::INT8),
-                        (&i32::try_from(cap).unwrap_or(i32::MAX), Type::INT4),
+                        (&to_integer(cap), Type::INT4),
                     ],
                 )
                 .await?;

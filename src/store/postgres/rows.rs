@@ -50,7 +50,7 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
             .transpose()?,
         rotated_at: get(row, "rotated_at")?,
         access_expires_at: get(row, "access_expires_at")?,
-        replays: u32::try_from(get::<i32>(row, "replays")?).map_err(corrupt)?,
+        replays: from_integer(get(row, "replays")?)?,
         acknowledged: get(row, "acknowledged")?,
         created_at: get(row, "created_at")?,
         last_used_at: get(row, "last_used_at")?,
@@ -75,6 +75,8 @@ pub(super) fn credential(row: &Row) -> Result<Credential, StoreError> {
         not_before: get(row, "not_before")?,
         forced_at: get(row, "forced_at")?,
         fence: from_bigint(get(row, "fence")?)?,
+        unsettled: from_integer(get(row, "unsettled")?)?,
+        failures: from_integer(get(row, "failures")?)?,
         terminal: get(row, "terminal")?,
     })
 }
@@ -96,6 +98,8 @@ pub(super) struct Settled {
     pub(super) forced_at: Option<SystemTime>,
     pub(super) not_before: Option<SystemTime>,
     pub(super) terminal: Option<String>,
+    pub(super) unsettled: Option<u32>,
+    pub(super) failures: Option<u32>,
 }
 
 impl Settled {
@@ -108,6 +112,8 @@ impl Settled {
             forced_at: None,
             not_before: None,
             terminal: None,
+            unsettled: None,
+            failures: None,
         };
         match outcome {
             Settlement::Refreshed {
@@ -123,14 +129,22 @@ impl Settled {
                 refreshed_at: Some(refreshed_at),
                 forced_at,
                 not_before,
+                unsettled: Some(0),
+                failures: Some(0),
                 ..unchanged
             },
             Settlement::Terminal { reason } => Self {
                 terminal: Some(reason),
                 ..unchanged
             },
-            Settlement::Released { not_before } => Self {
+            Settlement::Released {
+                not_before,
+                unsettled,
+                failures,
+            } => Self {
                 not_before: Some(not_before),
+                unsettled: Some(unsettled),
+                failures: Some(failures),
                 ..unchanged
             },
         }
@@ -139,6 +153,15 @@ impl Settled {
 
 pub(super) fn to_bigint(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(corrupt)
+}
+
+/// Counts that nobody reads beyond a handful.
+pub(super) fn to_integer(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn from_integer(number: i32) -> Result<u32, StoreError> {
+    u32::try_from(number).map_err(corrupt)
 }
 
 fn from_bigint(number: i64) -> Result<u64, StoreError> {

@@ -22,6 +22,8 @@ use regrant::store::Claim;
 use regrant::store::Credential;
 use regrant::store::Grant;
 use regrant::store::KeyRecord;
+use regrant::store::LeaseHolder;
+use regrant::store::Replacement;
 use regrant::store::RevocationReason;
 use regrant::store::Rotation;
 use regrant::store::Settlement;
@@ -102,11 +104,12 @@ impl Store for FlakyStore {
         &self,
         id: CredentialId,
         generation: u64,
+        holder: LeaseHolder,
         lease: Duration,
     ) -> BoxFuture<'_, Result<Option<Credential>, StoreError>> {
         self.unless_down(
             async move {
-                let claimed = self.inner.claim(id, generation, lease).await;
+                let claimed = self.inner.claim(id, generation, holder, lease).await;
                 tokio::time::sleep(self.claim_delay).await;
                 claimed
             }
@@ -116,6 +119,15 @@ impl Store for FlakyStore {
 
     fn settle(&self, claim: Claim, outcome: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.unless_down(async move { self.inner.settle(claim, outcome).await }.boxed())
+    }
+
+    fn replace(
+        &self,
+        id: CredentialId,
+        generation: u64,
+        tokens: Replacement,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async move { self.inner.replace(id, generation, tokens).await }.boxed())
     }
 
     fn insert_grant(&self, grant: Grant) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -157,8 +157,12 @@ impl Lab {
 
     /// A login whose upstream access token lives an hour.
     pub(crate) fn login(&self) -> Login {
-        let tokens = self.provider.log_in("ada");
-        Login::new("linear", "ada", UpstreamAccessToken::new(tokens.access))
+        self.login_of("ada")
+    }
+
+    pub(crate) fn login_of(&self, subject: &str) -> Login {
+        let tokens = self.provider.log_in(subject);
+        Login::new("linear", subject, UpstreamAccessToken::new(tokens.access))
             .refresh_token(UpstreamRefreshToken::new(tokens.refresh))
             .expiry(Expiry::After(HOUR))
     }

@@ -1,4 +1,11 @@
 //! Is this response the upstream's way of saying that the credential expired?
+//!
+//! The head decides, by default its status alone. Where the refusal hides in
+//! the body, [`body::ExpiredInBodyLayer`] looks there. An in-process handler
+//! may also say so itself, by putting [`Expired`] into the extensions of its
+//! response.
+
+pub mod body;
 
 use std::fmt;
 
@@ -49,3 +56,20 @@ impl Classify for Unauthorized {
         head.status == StatusCode::UNAUTHORIZED
     }
 }
+
+/// In the extensions of a response: the upstream refused the credential,
+/// whatever the [`Classify`] of the route says to the rest. The request is
+/// refreshed and replayed.
+///
+/// ```
+/// use regrant::classify::Expired;
+///
+/// let mut response = http::Response::new("the upstream said 401");
+/// response.extensions_mut().insert(Expired);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "users name the value; it will never hold anything"
+)]
+pub struct Expired;

@@ -1,0 +1,272 @@
+//! A circuit breaker for each provider: when it refuses this gateway, limits it
+//! or fails again and again, nobody asks until a while has passed; then one
+//! attempt finds out for all.
+//!
+//! | what the provider does | the circuit |
+//! |---|---|
+//! | answers, a refusal of the refresh token included | closes |
+//! | refuses the gateway itself | opens at once, 30 s, then longer each time |
+//! | says `Retry-After` | opens at once, for that long |
+//! | fails, five times in a row | opens, 1 s, then longer each time |
+//!
+//! It knows one process. Replicas find out for themselves, one call each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use super::settle::LONGEST_RETRY_AFTER;
+use super::settle::doubled;
+use crate::error::RefreshErrorKind;
+use crate::jitter::Jitter;
+use crate::provider::ProviderError;
+use crate::provider::ProviderErrorKind;
+use crate::sync::lock;
+
+/// One circuit per provider, by name.
+#[derive(Default)]
+pub(crate) struct Breakers(Mutex<BTreeMap<Box<str>, Circuit>>);
+
+/// Nobody may ask the provider now.
+pub(super) struct Open {
+    /// Zero while an attempt of somebody else is finding out.
+    pub(super) wait: Duration,
+    pub(super) kind: RefreshErrorKind,
+}
+
+impl Breakers {
+    /// The right to ask the provider once.
+    pub(super) fn admit(&self, provider: &str, now: SystemTime) -> Result<Permit<'_>, Open> {
+        let mut circuits = lock(&self.0);
+        let is_probe = match circuits.get_mut(provider) {
+            Some(circuit) if circuit.is_open() => {
+                circuit.probe(now)?;
+                true
+            }
+            Some(_) | None => false,
+        };
+        Ok(Permit {
+            breakers: self,
+            provider: provider.into(),
+            is_probe,
+        })
+    }
+}
+
+impl fmt::Debug for Breakers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(
+                lock(&self.0)
+                    .iter()
+                    .map(|(name, c)| (name.clone(), c.failures)),
+            )
+            .finish()
+    }
+}
+
+/// Asking a provider; dropped without a word, it says nothing of the provider.
+pub(super) struct Permit<'a> {
+    breakers: &'a Breakers,
+    provider: Box<str>,
+    is_probe: bool,
+}
+
+impl Permit<'_> {
+    /// The provider works: it gave tokens, or its verdict on a refresh token.
+    pub(super) fn works(self) {
+        lock(&self.breakers.0).remove(&self.provider);
+    }
+
+    /// It does not. How long the circuit is open now; zero if it is not.
+    pub(super) fn fails(self, error: &ProviderError, now: SystemTime, jitter: &Jitter) -> Duration {
+        let mut circuits = lock(&self.breakers.0);
+        let circuit = circuits.entry(self.provider.clone()).or_default();
+        // What was under way when it opened says nothing new.
+        if circuit.is_open() && !self.is_probe {
+            return circuit.remaining(now).unwrap_or_default();
+        }
+        let wait = circuit.fail(error, jitter);
+        if wait > Duration::ZERO {
+            circuit.open_until = Some(now + wait);
+            tracing::error!(
+                provider = &*self.provider,
+                seconds = wait.as_secs_f64(),
+                error = error as &dyn std::error::Error,
+                "the provider is left alone"
+            );
+        }
+        wait
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if self.is_probe
+            && let Some(circuit) = lock(&self.breakers.0).get_mut(&self.provider)
+        {
+            circuit.is_probed = false;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Circuit {
+    /// In a row.
+    failures: u32,
+    refusals: u32,
+    open_until: Option<SystemTime>,
+    /// One attempt is finding out.
+    is_probed: bool,
+}
+
+impl Circuit {
+    fn is_open(&self) -> bool {
+        self.open_until.is_some()
+    }
+
+    /// The right to find out, once the time is over.
+    fn probe(&mut self, now: SystemTime) -> Result<(), Open> {
+        let kind = if self.refusals > 0 {
+            RefreshErrorKind::Misconfigured
+        } else {
+            RefreshErrorKind::Provider
+        };
+        match self.remaining(now) {
+            Some(wait) => Err(Open { wait, kind }),
+            None if self.is_probed => Err(Open {
+                wait: Duration::ZERO,
+                kind,
+            }),
+            None => {
+                self.is_probed = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn remaining(&self, now: SystemTime) -> Option<Duration> {
+        self.open_until?
+            .duration_since(now)
+            .ok()
+            // Further away than anybody sets it: the clock was set back.
+            .filter(|wait| !wait.is_zero() && *wait <= LONGEST_RETRY_AFTER)
+    }
+
+    fn fail(&mut self, error: &ProviderError, jitter: &Jitter) -> Duration {
+        let asked = error.retry_after().unwrap_or_default();
+        self.failures = self.failures.saturating_add(1);
+        let own = if error.kind() == ProviderErrorKind::Misconfigured {
+            self.refusals = self.refusals.saturating_add(1);
+            doubled(REFUSED_PAUSE, self.refusals - 1, LONGEST_RETRY_AFTER)
+        } else {
+            self.refusals = 0;
+            match self.failures.checked_sub(TOLERATED_FAILURES) {
+                Some(beyond) => {
+                    jitter.spread(doubled(FAILING_PAUSE, beyond, LONGEST_FAILING_PAUSE))
+                }
+                None => Duration::ZERO,
+            }
+        };
+        own.max(asked).min(LONGEST_RETRY_AFTER)
+    }
+}
+
+const TOLERATED_FAILURES: u32 = 5;
+const FAILING_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(30);
+const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        breakers: Breakers,
+        jitter: Jitter,
+        now: SystemTime,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self {
+                breakers: Breakers::default(),
+                jitter: Jitter::new(Some(1)),
+                now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000),
+            }
+        }
+
+        fn fail(&self, error: impl Into<ProviderError>) -> Duration {
+            let permit = self.breakers.admit("p", self.now).ok().unwrap();
+            permit.fails(&error.into(), self.now, &self.jitter)
+        }
+
+        fn wait(&self) -> Option<Duration> {
+            self.breakers
+                .admit("p", self.now)
+                .err()
+                .map(|open| open.wait)
+        }
+    }
+
+    #[test]
+    fn it_opens_after_five_failures_in_a_row_and_longer_each_time() {
+        let mut bench = Bench::new();
+        for _ in 0..4 {
+            assert_eq!(bench.fail(ProviderErrorKind::Transient), Duration::ZERO);
+        }
+        bench.breakers.admit("p", bench.now).ok().unwrap().works();
+        for _ in 0..4 {
+            assert_eq!(bench.fail(ProviderErrorKind::Ambiguous), Duration::ZERO);
+        }
+        let mut longest = Duration::ZERO;
+        for _ in 0..10 {
+            let open = bench.fail(ProviderErrorKind::Transient);
+            assert!(open >= Duration::from_secs(1) && open <= LONGEST_FAILING_PAUSE);
+            assert_eq!(bench.wait(), Some(open));
+            assert!(bench.breakers.admit("other", bench.now).is_ok());
+            longest = longest.max(open);
+            bench.now += open;
+        }
+        assert!(longest >= LONGEST_FAILING_PAUSE / 2);
+    }
+
+    #[test]
+    fn one_attempt_finds_out_for_all() {
+        let mut bench = Bench::new();
+        let open = bench.fail(ProviderErrorKind::Misconfigured);
+        assert_eq!(open, REFUSED_PAUSE);
+        bench.now += open;
+
+        let probe = bench.breakers.admit("p", bench.now).ok().unwrap();
+        assert_eq!(bench.wait(), Some(Duration::ZERO), "somebody is at it");
+        drop(probe);
+        let probe = bench.breakers.admit("p", bench.now).ok().unwrap();
+        probe.works();
+        let (one, two) = (
+            bench.breakers.admit("p", bench.now),
+            bench.breakers.admit("p", bench.now),
+        );
+        assert!(one.is_ok() && two.is_ok());
+    }
+
+    #[test]
+    fn the_providers_own_wish_counts_up_to_five_minutes() {
+        for (asked, want) in [(7, 7), (86_400, 300)] {
+            let bench = Bench::new();
+            let asked = Some(Duration::from_secs(asked));
+            let error = ProviderError::from(ProviderErrorKind::Transient).with_retry_after(asked);
+            assert_eq!(bench.fail(error), Duration::from_secs(want));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_keep_it_open() {
+        let mut bench = Bench::new();
+        bench.fail(ProviderErrorKind::Misconfigured);
+        bench.now -= Duration::from_secs(900);
+        assert_eq!(bench.wait(), None);
+    }
+}

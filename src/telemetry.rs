@@ -1,0 +1,64 @@
+//! What is counted, through the `metrics` facade: a closed set of outcomes, so
+//! that a dashboard made today misses nothing tomorrow.
+//!
+//! | metric | labels | |
+//! |---|---|---|
+//! | `regrant_refreshes_total` | `provider`, `outcome` | counter |
+//! | `regrant_provider_seconds` | `provider` | histogram, one value per call |
+
+use std::time::Duration;
+
+/// How one attempt to get a fresh credential ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// Another replica had refreshed it.
+    Adopted,
+    /// The provider was asked and its answer never came.
+    Ambiguous,
+    /// The refresh token was spent by an attempt whose answer never came.
+    LostInFlight,
+    /// The provider refuses this gateway.
+    ProviderMisconfigured,
+    /// An answer thought lost was stored after all.
+    Recovered,
+    /// The provider gave new tokens.
+    Refreshed,
+    /// A request was sent again with the new token.
+    Replayed,
+    /// The provider ended the login.
+    Terminal,
+    /// The provider is away, busy or limiting us.
+    TransientProvider,
+    /// The store is away.
+    TransientStore,
+}
+
+impl Outcome {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Adopted => "adopted",
+            Self::Ambiguous => "ambiguous",
+            Self::LostInFlight => "lost_in_flight",
+            Self::ProviderMisconfigured => "provider_misconfigured",
+            Self::Recovered => "recovered",
+            Self::Refreshed => "refreshed",
+            Self::Replayed => "replayed",
+            Self::Terminal => "terminal",
+            Self::TransientProvider => "transient_provider",
+            Self::TransientStore => "transient_store",
+        }
+    }
+}
+
+pub(crate) fn count(provider: &str, outcome: Outcome) {
+    metrics::counter!(
+        "regrant_refreshes_total",
+        "provider" => provider.to_owned(),
+        "outcome" => outcome.as_str(),
+    )
+    .increment(1);
+}
+
+pub(crate) fn provider_took(provider: &str, time: Duration) {
+    metrics::histogram!("regrant_provider_seconds", "provider" => provider.to_owned()).record(time);
+}
