@@ -231,7 +231,9 @@ where
                     let exchange = present(this.exchange);
                     let is_expired = exchange.is_expired(&head);
                     if let Some(Authenticated { entry, snapshot }) = authenticated {
-                        entry.cell.note(snapshot.generation, is_expired);
+                        // One that ran out on the way tells nothing.
+                        let was_good = snapshot.is_unexpired(exchange.layer.core.clock.now());
+                        entry.cell.note(snapshot.generation, is_expired && was_good);
                     }
                     let response = exchange.finish(Response::from_parts(head, body));
                     return this.state.end(response);

@@ -271,6 +271,9 @@ impl Attempt {
             });
         }
         self.holder = None;
+        // The lifetime in the answer counts from when it was made (RFC 6749
+        // §5.1), which may be long before it is here.
+        let asked_at = self.core.clock.now();
         let request = RefreshRequest::new(&spendable.refresh_token);
         let request = request.tenant(spendable.tenant.as_deref());
         // A provider that panics has told nobody what it has done.
@@ -281,7 +284,7 @@ impl Attempt {
             Ok(Ok(Ok(response))) => {
                 permit.works();
                 return self
-                    .keep(row, claim, response, spendable)
+                    .keep(row, claim, response, asked_at, spendable)
                     .await
                     .map(Step::Done);
             }
@@ -362,6 +365,7 @@ impl Attempt {
         mut row: Credential,
         claim: Claim,
         response: TokenResponse,
+        asked_at: SystemTime,
         spent: &Spendable,
     ) -> Outcome {
         let secrets = Secrets {
@@ -376,7 +380,7 @@ impl Attempt {
         row.sealed = secrets
             .seal(&self.core.keyring, row.id, &row.provider, row.generation)
             .map_err(|error| RefreshError::new(RefreshErrorKind::Sealed, error))?;
-        row.refreshed_at = self.core.clock.now();
+        row.refreshed_at = asked_at;
         row.expires_at = response.expiry.at(row.refreshed_at);
         // Such a token cannot be sent. What came along with it may get a better
         // one, though not at once.

@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use tokio::sync::watch;
+use futures_util::FutureExt as _;
+use futures_util::future::Shared;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::Want;
@@ -35,9 +37,9 @@ impl Flights {
         if let Some(flight) = flights.get(&id) {
             return flight.clone();
         }
-        let (sender, receiver) = watch::channel(None);
+        let (sender, receiver) = oneshot::channel();
         let flight = Flight {
-            outcome: receiver,
+            outcome: receiver.shared(),
             want,
         };
         flights.insert(id, flight.clone());
@@ -53,7 +55,8 @@ impl Flights {
             // Off the board first: who asks after the outcome is known must not
             // be given an old one.
             drop(landing);
-            sender.send_replace(Some(outcome));
+            // Who waited for it may all have gone away.
+            let _unheard = sender.send(outcome);
         });
         flight
     }
@@ -67,21 +70,17 @@ impl fmt::Debug for Flights {
 
 #[derive(Clone)]
 pub(super) struct Flight {
-    outcome: watch::Receiver<Option<Outcome>>,
+    outcome: Shared<oneshot::Receiver<Outcome>>,
     /// Why it began.
     pub(super) want: Want,
 }
 
 impl Flight {
-    pub(super) async fn outcome(mut self) -> Outcome {
-        match self.outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone(),
+    pub(super) async fn outcome(self) -> Outcome {
+        self.outcome
+            .await
             // The task panicked: its lease ends by itself.
-            Err(closed) => {
-                return Err(RefreshError::new(RefreshErrorKind::Provider, closed));
-            }
-        }
-        .unwrap_or_else(|| Err(RefreshErrorKind::Provider.into()))
+            .unwrap_or_else(|closed| Err(RefreshError::new(RefreshErrorKind::Provider, closed)))
     }
 }
 

@@ -21,6 +21,7 @@ mod races;
 mod replay;
 mod revocation;
 mod secrecy;
+mod simulation;
 mod store;
 mod store_trouble;
 mod trouble;
