@@ -11,9 +11,12 @@
 
 mod support;
 
+mod attempts;
 mod dependencies;
+mod disconnects;
 mod endpoint;
 mod gateway;
+mod handlers;
 mod layer;
 mod metadata;
 mod operator;
@@ -25,6 +28,7 @@ mod simulation;
 mod store;
 mod store_trouble;
 mod trouble;
+mod windows;
 mod wraps;
 
 /// The provider of the example gateway: single-use refresh tokens, family

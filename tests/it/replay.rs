@@ -28,7 +28,7 @@ use crate::support::see;
 use crate::support::send;
 
 #[tokio::test]
-async fn an_early_revoked_credential_heals_within_the_same_request() {
+async fn fm09_an_early_revoked_credential_heals_within_the_same_request() {
     let lab = Lab::start().await;
     let regrant = lab.regrant().await;
     let issued = lab.issue(&regrant).await;
@@ -65,7 +65,7 @@ async fn an_early_revoked_credential_heals_within_the_same_request() {
 }
 
 #[tokio::test]
-async fn a_replay_repeats_trailers_and_what_the_upstream_had_not_read() {
+async fn fm28_a_replay_repeats_trailers_and_what_the_upstream_had_not_read() {
     let lab = Lab::start().await;
     let regrant = lab.regrant().await;
     let issued = lab.issue(&regrant).await;
@@ -113,7 +113,7 @@ async fn a_replay_repeats_trailers_and_what_the_upstream_had_not_read() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_replay_is_final_and_its_challenge_is_ours() {
+async fn fm28_the_answer_to_a_replay_is_final_and_its_challenge_is_ours() {
     let lab = Lab::start().await;
     let regrant = lab.regrant().await;
     let issued = lab.issue(&regrant).await;
@@ -144,7 +144,7 @@ async fn the_answer_to_a_replay_is_final_and_its_challenge_is_ours() {
 }
 
 #[tokio::test]
-async fn what_worked_and_is_revoked_twice_within_a_minute_is_a_503_not_a_401() {
+async fn fm09_what_worked_and_is_revoked_twice_within_a_minute_is_a_503_not_a_401() {
     let lab = Lab::start().await;
     let regrant = lab.regrant().await;
     let issued = lab.issue(&regrant).await;
@@ -213,7 +213,7 @@ async fn no_challenge_of_the_upstream_ever_leaves() {
 }
 
 #[tokio::test]
-async fn a_request_over_the_bound_is_not_replayed_but_the_next_one_works() {
+async fn fm28_a_request_over_the_bound_is_not_replayed_but_the_next_one_works() {
     let lab = Lab::start().await;
     let regrant = lab.regrant().await;
     let issued = lab.issue(&regrant).await;

@@ -48,7 +48,7 @@ async fn a_client_that_goes_away_cancels_no_refresh() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_is_never_a_401() {
+async fn fm04_a_store_that_is_away_is_never_a_401() {
     let lab = Lab::start().await;
     let store = FlakyStore::default();
     let builder = lab.builder(store.clone()).timings(short());
@@ -107,7 +107,7 @@ async fn what_we_did_not_issue_never_reaches_the_store() {
 }
 
 #[tokio::test]
-async fn a_pair_that_cannot_be_stored_is_served_from_memory_until_it_can() {
+async fn fm10_a_pair_that_cannot_be_stored_is_served_from_memory_until_it_can() {
     let lab = Lab::start().await;
     let store = FlakyStore::default();
     let saboteur = Saboteur {
@@ -141,7 +141,7 @@ async fn a_pair_that_cannot_be_stored_is_served_from_memory_until_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_spend_a_refresh_token_once() {
+async fn fm02_two_replicas_spend_a_refresh_token_once() {
     let lab = Lab::start().await;
     let store = MemoryStore::new();
     let mut replicas = Vec::new();

@@ -38,7 +38,7 @@ use crate::support::serve;
 use crate::support::short;
 
 #[tokio::test]
-async fn a_login_that_the_provider_ended_is_ended_here_and_never_asked_for_again() {
+async fn fm05_a_login_that_the_provider_ended_is_ended_here_and_never_asked_for_again() {
     let lab = Lab::start().await;
     let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
@@ -58,7 +58,7 @@ async fn a_login_that_the_provider_ended_is_ended_here_and_never_asked_for_again
 }
 
 #[tokio::test]
-async fn a_provider_in_trouble_is_a_503_never_a_401_and_heals() {
+async fn fm04_a_provider_in_trouble_is_a_503_never_a_401_and_heals() {
     let lab = Lab::start().await;
     let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
@@ -145,7 +145,7 @@ async fn a_token_that_expired_before_it_was_issued_is_not_refreshed_by_every_req
 }
 
 #[tokio::test]
-async fn an_access_token_that_fits_no_header_is_refreshed_with_the_token_that_came_along() {
+async fn fm10_an_access_token_that_fits_no_header_does_not_cost_the_token_that_came_along() {
     let lab = Lab::start().await;
     let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
@@ -243,7 +243,7 @@ async fn a_provider_that_refuses_the_gateway_itself_harms_no_grant() {
 }
 
 #[tokio::test]
-async fn an_access_token_that_is_still_good_is_served_while_the_provider_is_down() {
+async fn fm29_an_access_token_that_is_still_good_is_served_while_the_provider_is_down() {
     let lab = Lab::start().await;
     let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;
@@ -260,7 +260,7 @@ async fn an_access_token_that_is_still_good_is_served_while_the_provider_is_down
 }
 
 #[tokio::test]
-async fn an_omitted_refresh_token_keeps_the_old_one() {
+async fn fm12_an_omitted_refresh_token_keeps_the_old_one() {
     let lab = Lab::start().await;
     let regrant = impatient(&lab).await;
     let issued = lab.issue(&regrant).await;

@@ -39,6 +39,7 @@ pub(crate) struct FlakyStore {
     is_down: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     claim_delay: Duration,
+    yields: usize,
 }
 
 impl FlakyStore {
@@ -53,6 +54,12 @@ impl FlakyStore {
     /// Answers to `claim` arrive this much later.
     pub(crate) fn claim_delay(mut self, delay: Duration) -> Self {
         self.claim_delay = delay;
+        self
+    }
+
+    /// Every call is pending this often before it is made.
+    pub(crate) fn yields(mut self, times: usize) -> Self {
+        self.yields = times;
         self
     }
 
@@ -72,7 +79,14 @@ impl FlakyStore {
         if self.is_down.load(Ordering::SeqCst) {
             return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
         }
-        answer
+        let yields = self.yields;
+        async move {
+            for _ in 0..yields {
+                tokio::task::yield_now().await;
+            }
+            answer.await
+        }
+        .boxed()
     }
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod database;
 pub(crate) mod faults;
 pub(crate) mod flaky;
+pub(crate) mod lossy;
 pub(crate) mod process;
 pub(crate) mod secrets;
 
