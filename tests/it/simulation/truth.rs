@@ -134,7 +134,7 @@ impl Truth {
         let line = format!("{:>9.3} {}", self.begun.elapsed().as_secs_f64(), what());
         line.hash(&mut self.state.lock().unwrap().history);
         if self.is_loud {
-            eprintln!("{line}");
+            println!("{line}");
         }
     }
 

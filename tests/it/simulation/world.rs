@@ -256,14 +256,16 @@ impl World {
                 15..19 => {
                     self.log_in(&holder.subject).await;
                 }
-                19 => {
-                    if self.operator.revoke(holder.grant).await.unwrap() {
-                        *holder.revoked_at.lock().unwrap() = Some(Instant::now());
-                    }
-                }
+                19 => self.revoke(holder).await,
                 _ => {}
             }
             self.restart_the_crashed(true).await;
+        }
+    }
+
+    async fn revoke(&self, holder: &Holder) {
+        if self.operator.revoke(holder.grant).await.unwrap() {
+            *holder.revoked_at.lock().unwrap() = Some(Instant::now());
         }
     }
 
