@@ -6,7 +6,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a failed unwrap is a failed test"
+    clippy::print_stdout,
+    reason = "a failed unwrap is a failed test, and some report figures"
 )]
 
 mod support;
