@@ -14,6 +14,7 @@ mod support;
 mod dependencies;
 mod endpoint;
 mod gateway;
+mod laboratory;
 mod layer;
 mod metadata;
 mod operator;

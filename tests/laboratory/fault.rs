@@ -81,14 +81,6 @@ impl Fault {
         }
     }
 
-    /// Whether it only takes time, so that others may happen as well.
-    pub(crate) fn is_delay(&self) -> bool {
-        matches!(
-            self,
-            Self::DelayBefore(_) | Self::DelayAfter(_) | Self::HoldBefore | Self::HoldAfter
-        )
-    }
-
     pub(crate) fn to_json(&self) -> Value {
         let mut value = match self {
             Self::DelayBefore(time) | Self::DelayAfter(time) => {

@@ -66,7 +66,7 @@ impl Faults {
         let mut left = self.random.f64();
         let mut is_decided = false;
         for (fault, chance) in &self.chances {
-            if fault.is_delay() {
+            if is_delay(fault) {
                 if self.random.f64() < *chance {
                     drawn.push(fault.clone());
                 }
@@ -94,6 +94,14 @@ impl Faults {
         let script = self.script.iter().map(entry).collect::<Vec<_>>();
         json!({ "chances": chances, "next": script })
     }
+}
+
+/// Whether it only takes time, so that others may happen as well.
+fn is_delay(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::DelayBefore(_) | Fault::DelayAfter(_) | Fault::HoldBefore | Fault::HoldAfter
+    )
 }
 
 fn list(value: &Value) -> Result<&Vec<Value>, String> {
