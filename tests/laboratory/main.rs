@@ -33,7 +33,7 @@
 //! | `POST /lab/revoke-access` | ends access tokens early: all, or those of `user` |
 //! | `POST /lab/log-out` | ends the logins of `user` |
 //! | `GET /lab/counts` | `calls`, `refreshes`, `double_spends`, `invalid_grants`, `in_flight`, `held`, `served`, `refused` and `faults` by name |
-//! | `GET /lab/families` | for every login `family`, `user`, `alive`, `refreshes`, `delivered`, and of the last refresh `spent_at` and `written_at` in microseconds since 1970 |
+//! | `GET /lab/families` | for every login `family`, `user`, `alive`, `refreshes`, `delivered`, and of the last refresh `spent_by`, a `client_id`, `spent_at` and `written_at` in microseconds since 1970 |
 //!
 //! A family's `refreshes` goes up when the provider issues new tokens; it is
 //! `delivered` when the whole answer with the last ones has been written to the

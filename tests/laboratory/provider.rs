@@ -69,6 +69,8 @@ struct Family {
     is_alive: bool,
     refreshes: u64,
     is_delivered: bool,
+    /// The `client_id` of the last refresh.
+    spent_by: Option<String>,
     spent_at: Option<u64>,
     written_at: Option<u64>,
 }
@@ -108,6 +110,7 @@ impl Provider {
             is_alive: true,
             refreshes: 0,
             is_delivered: true,
+            spent_by: None,
             spent_at: None,
             written_at: None,
         });
@@ -116,15 +119,25 @@ impl Provider {
 
     /// Spends a refresh token, or says `invalid_grant`. Without `rotates` it
     /// stays good.
-    pub(crate) fn refresh(&mut self, presented: &str, rotates: bool) -> Option<Tokens> {
-        let refreshed = self.spend(presented, rotates);
+    pub(crate) fn refresh(
+        &mut self,
+        presented: &str,
+        client_id: Option<String>,
+        rotates: bool,
+    ) -> Option<Tokens> {
+        let refreshed = self.spend(presented, client_id, rotates);
         if refreshed.is_none() {
             self.counts.invalid_grants += 1;
         }
         refreshed
     }
 
-    fn spend(&mut self, presented: &str, rotates: bool) -> Option<Tokens> {
+    fn spend(
+        &mut self,
+        presented: &str,
+        client_id: Option<String>,
+        rotates: bool,
+    ) -> Option<Tokens> {
         let token = self.refresh.get_mut(presented)?;
         let number = token.family;
         let family = self.families.get_mut(number)?;
@@ -141,6 +154,7 @@ impl Provider {
         token.is_spent = rotates;
         family.refreshes += 1;
         family.is_delivered = false;
+        family.spent_by = client_id;
         family.spent_at = Some(now());
         family.written_at = None;
         self.counts.refreshes += 1;
@@ -231,6 +245,7 @@ impl Provider {
                 "alive": family.is_alive,
                 "refreshes": family.refreshes,
                 "delivered": family.is_delivered,
+                "spent_by": family.spent_by,
                 "spent_at": family.spent_at,
                 "written_at": family.written_at,
             })

@@ -134,7 +134,10 @@ fn refresh(lab: &Laboratory, form: &[u8], rotates: bool) -> Result<Tokens, &'sta
         None => return Err("invalid_request"),
     }
     let presented = member("refresh_token").ok_or("invalid_request")?;
-    let refreshed = lab.lock().provider.refresh(&presented, rotates);
+    let mut state = lab.lock();
+    let refreshed = state
+        .provider
+        .refresh(&presented, member("client_id"), rotates);
     refreshed.ok_or("invalid_grant")
 }
 

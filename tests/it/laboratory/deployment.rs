@@ -64,7 +64,6 @@ impl Deployment {
             ("GATEWAY_LISTEN", "127.0.0.1:0".to_owned()),
             ("GATEWAY_UPSTREAM", lab.mcp_url()),
             ("PROVIDER_TOKEN_URL", lab.token_url()),
-            ("PROVIDER_CLIENT_ID", "gateway".to_owned()),
             ("DATABASE_URL", database_url.to_owned()),
             ("REGRANT_KEYS", KEYS.to_owned()),
         ];
@@ -82,8 +81,14 @@ impl Deployment {
     }
 
     pub(super) async fn gateway(&self) -> GatewayProcess {
+        self.gateway_of("gateway").await
+    }
+
+    /// A process that the laboratory knows by this name.
+    pub(super) async fn gateway_of(&self, client_id: &str) -> GatewayProcess {
         let pairs = self.variables.iter();
-        let variables: Vec<_> = pairs.map(|(name, value)| (*name, value.as_str())).collect();
+        let mut variables: Vec<_> = pairs.map(|(name, value)| (*name, value.as_str())).collect();
+        variables.push(("PROVIDER_CLIENT_ID", client_id));
         GatewayProcess::start(&variables).await
     }
 

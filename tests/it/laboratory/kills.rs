@@ -1,6 +1,7 @@
 //! Replicas that die at any moment.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -37,7 +38,11 @@ async fn a_killed_process_loses_only_what_was_spent_and_not_yet_written() {
         .lab
         .chances(0, &[(Fault::DelayAfter(ANSWER), 1.0)])
         .await;
-    let mut gateways = [deployment.gateway().await, deployment.gateway().await];
+    let mut gateways = [
+        deployment.gateway_of("gateway-0").await,
+        deployment.gateway_of("gateway-1").await,
+    ];
+    let mut names = ["gateway-0".to_owned(), "gateway-1".to_owned()];
     let mut tally = Tally::default();
 
     let kills = number("LABORATORY_KILLS").unwrap_or(8);
@@ -55,12 +60,14 @@ async fn a_killed_process_loses_only_what_was_spent_and_not_yet_written() {
         }
         let moment = Duration::from_millis(random.u64(500..2_000));
         tokio::time::sleep(moment).await;
-        let victim = &mut gateways[random.usize(..2)];
-        victim.child.kill().await.unwrap();
-        *victim = deployment.gateway().await;
+        let victim = random.usize(..2);
+        gateways[victim].child.kill().await.unwrap();
+        let next = format!("gateway-{}", round + 1);
+        let killed = mem::replace(&mut names[victim], next);
+        gateways[victim] = deployment.gateway_of(&names[victim]).await;
         let answers = traffic.end().await;
 
-        let lost = tally.judge(&deployment, &client, &grants).await;
+        let lost = tally.judge(&deployment, &client, &grants, &killed).await;
         verify(&deployment, &gateways, &grants, &answers, &lost).await;
     }
 
@@ -111,12 +118,14 @@ struct Tally {
 }
 
 impl Tally {
-    /// Those that were lost; and how long the others could have been.
+    /// Those that were lost, by the killed process and nobody else; and how long
+    /// the others could have been.
     async fn judge(
         &mut self,
         deployment: &Deployment,
         client: &Client,
         grants: &[Issued],
+        killed: &str,
     ) -> BTreeSet<String> {
         let mut lost = BTreeSet::new();
         for grant in grants {
@@ -129,6 +138,7 @@ impl Tally {
             if stored.generation < family.refreshes {
                 println!("lost: {family:?} {stored:?}");
                 assert_eq!(stored.generation + 1, family.refreshes);
+                assert_eq!(family.spent_by.as_deref(), Some(killed));
                 self.lost += 1;
                 self.unwritten += usize::from(!family.is_delivered);
                 lost.insert(grant.user.clone());

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `LABORATORY_SECONDS` | how long each load lasts (5) |
 //! | `LABORATORY_KILLS` | how many processes are killed (8) |
+//! | `LABORATORY_OUTAGE` | for how many seconds the database is away (5) |
 //! | `LABORATORY_SEED` | repeats the random choices of a run, which prints its own |
 
 #![expect(clippy::print_stdout, reason = "figures are part of the result")]

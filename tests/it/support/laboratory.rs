@@ -58,6 +58,8 @@ pub(crate) struct Family {
     pub(crate) refreshes: u64,
     /// Whether the answer with the last tokens was written to the gateway.
     pub(crate) is_delivered: bool,
+    /// The `client_id` that asked for the last refresh.
+    pub(crate) spent_by: Option<String>,
     /// Of the last refresh, in microseconds since 1970.
     pub(crate) spent_at: Option<u64>,
     pub(crate) written_at: Option<u64>,
@@ -189,6 +191,7 @@ impl Laboratory {
             is_alive: family["alive"].as_bool().unwrap(),
             refreshes: family["refreshes"].as_u64().unwrap(),
             is_delivered: family["delivered"].as_bool().unwrap(),
+            spent_by: family["spent_by"].as_str().map(str::to_owned),
             spent_at: family["spent_at"].as_u64(),
             written_at: family["written_at"].as_u64(),
         });
