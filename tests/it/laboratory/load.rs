@@ -27,12 +27,13 @@ async fn two_processes_keep_two_hundred_clients_logged_in_on_one_short_lived_cre
     assert_eq!(answers.failures(), 0, "{answers}");
     assert_eq!(counts.double_spends, 0, "{counts:?}");
     assert_eq!(counts.invalid_grants, 0, "{counts:?}");
-    // No token serves longer than it lives, and nobody asks for more than twice
-    // as many as it takes.
-    let least = lasted.div_duration_f64(LIFETIME) - 1.0;
+    // A token serves no longer than it lives, but for answers that were late;
+    // and nobody asks for the next one in the first quarter of its life.
+    let least = lasted.div_duration_f64(LIFETIME + answers.slowest) - 1.0;
+    let most = lasted.div_duration_f64(LIFETIME / 4) + 1.0;
     let refreshes = f64::from(u32::try_from(counts.refreshes).unwrap());
-    assert!(refreshes >= least, "{counts:?} in {lasted:?}");
-    assert!(refreshes <= 2.0 * least + 4.0, "{counts:?} in {lasted:?}");
+    assert!(refreshes >= least.max(1.0), "{counts:?} in {lasted:?}");
+    assert!(refreshes <= most, "{counts:?} in {lasted:?}");
     assert_eq!(counts.calls, counts.refreshes, "{counts:?}");
 }
 

@@ -90,7 +90,8 @@ impl Cluster {
         assert!(self.control(&["-m", mode, "stop"]));
     }
 
-    /// SIGKILL to the server's first process: nobody says goodbye.
+    /// SIGKILL to the server's first process: nobody says goodbye. The others
+    /// notice a moment later; until then they may still answer.
     pub(crate) fn kill(&self) {
         let file = std::fs::read_to_string(self.directory.join("data/postmaster.pid"));
         let pid = file.unwrap().lines().next().unwrap().trim().to_owned();
@@ -99,9 +100,13 @@ impl Cluster {
 
     /// A connection, for looking behind a store's back.
     pub(crate) async fn client(&self) -> Client {
-        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
+        self.connect().await.unwrap()
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await?;
         tokio::spawn(connection);
-        client
+        Ok(client)
     }
 
     fn control(&self, arguments: &[&str]) -> bool {
