@@ -6,8 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a failed unwrap is a failed test, and some report figures"
+    reason = "a failed unwrap is a failed test"
 )]
 
 mod support;
@@ -18,6 +17,7 @@ mod disconnects;
 mod endpoint;
 mod gateway;
 mod handlers;
+mod laboratory;
 mod layer;
 mod metadata;
 mod operator;

@@ -15,6 +15,8 @@
 //! | `SIMULATION_FIRST` | the first of them (0) |
 //! | `SIMULATION_SEED` | run this one alone and tell its story |
 
+#![expect(clippy::print_stdout, reason = "figures are part of the result")]
+
 mod replica;
 mod truth;
 mod world;

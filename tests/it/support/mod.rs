@@ -1,9 +1,11 @@
 //! What the tests stand on: a provider on a socket, an upstream that accepts
 //! only its live tokens, and a gateway between them.
 
+pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod faults;
 pub(crate) mod flaky;
+pub(crate) mod laboratory;
 pub(crate) mod lossy;
 pub(crate) mod process;
 pub(crate) mod secrets;

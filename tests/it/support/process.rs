@@ -25,15 +25,7 @@ impl GatewayProcess {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines
-            .next_line()
-            .await
-            .unwrap()
-            .expect("it says it listens");
-        let url = line.strip_prefix("listening on ").unwrap().to_owned();
-        // What it prints later must not block it.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let url = listening(&mut child).await;
         Self { child, url }
     }
 
@@ -44,6 +36,19 @@ impl GatewayProcess {
             .status();
         assert!(killed.unwrap().success());
     }
+}
+
+/// Waits until a process says where it listens.
+pub(super) async fn listening(child: &mut Child) -> String {
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines
+        .next_line()
+        .await
+        .unwrap()
+        .expect("it says it listens");
+    // What it prints later must not block it.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    line.strip_prefix("listening on ").unwrap().to_owned()
 }
 
 /// The gateway with nothing but these variables.
@@ -72,14 +77,14 @@ pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn clean(program: PathBuf, variables: &[(&str, &str)]) -> Command {
+pub(super) fn clean(program: PathBuf, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(variables.iter().copied());
     command
 }
 
 /// What cargo built beside this test.
-fn built(path: &str) -> PathBuf {
+pub(super) fn built(path: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().parent().unwrap().join(path);
     assert!(
