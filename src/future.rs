@@ -231,9 +231,15 @@ where
                     let exchange = present(this.exchange);
                     let is_expired = exchange.is_expired(&head);
                     if let Some(Authenticated { entry, snapshot }) = authenticated {
-                        // One that ran out on the way tells nothing.
-                        let was_good = snapshot.is_unexpired(exchange.layer.core.clock.now());
-                        entry.cell.note(snapshot.generation, is_expired && was_good);
+                        let now = exchange.layer.core.clock.now();
+                        if is_expired && !snapshot.is_unexpired(now) {
+                            // It ran out on the way: that says nothing of the
+                            // login, so it must not read as its end.
+                            let response =
+                                Rejection::RanOut.into_response(&exchange.layer.route.challenges);
+                            return this.state.end(response.map(ResponseBody::from));
+                        }
+                        entry.cell.note(snapshot.generation, is_expired);
                     }
                     let response = exchange.finish(Response::from_parts(head, body));
                     return this.state.end(response);

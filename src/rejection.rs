@@ -9,6 +9,7 @@
 //! | the grant has no credential of this provider | 403 | without `error` |
 //! | provider or store in trouble, row does not open | 503 + `Retry-After` | – |
 //! | refreshed, but the request cannot be replayed | 503 + `Retry-After: 0` | – |
+//! | replayed, but the credential ran out on the way | 503 + `Retry-After: 0` | – |
 //!
 //! Bodies are JSON-RPC errors, because MCP clients read those. The text is
 //! fixed per situation; what caused it goes to the log and into the response's
@@ -37,6 +38,7 @@ pub(crate) enum Rejection {
     InsufficientScope,
     OtherProvider,
     NotReplayable,
+    RanOut,
     Refresh(RefreshError),
 }
 
@@ -75,6 +77,11 @@ impl Rejection {
                 "the upstream login was renewed, but the request was too large to be sent again: \
                  please repeat it",
             ),
+            Self::RanOut => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                None,
+                "the upstream login ran out on the way: please repeat the request",
+            ),
             Self::Refresh(error) => match error.kind() {
                 RefreshErrorKind::Terminal | RefreshErrorKind::NotRefreshable => (
                     StatusCode::UNAUTHORIZED,
@@ -92,7 +99,7 @@ impl Rejection {
             },
         };
         let retry_after = match &self {
-            Self::NotReplayable => 0,
+            Self::NotReplayable | Self::RanOut => 0,
             Self::Refresh(error) => error
                 .retry_after()
                 .map_or(DEFAULT_RETRY_AFTER, |wait| wait.as_secs().max(1)),

@@ -149,6 +149,7 @@ fn timings() -> Result<Timings, Invalid> {
     let mut timings = Timings::default();
     for (name, field) in [
         ("EXPIRY_SKEW", &mut timings.expiry_skew),
+        ("SOFT_WINDOW", &mut timings.soft_window),
         ("STALENESS", &mut timings.staleness),
         ("PROVIDER_TIMEOUT", &mut timings.provider_timeout),
         ("LEASE", &mut timings.lease),

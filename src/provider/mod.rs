@@ -162,6 +162,15 @@ impl Expiry {
         }
         .filter(|time| *time > issued_at && *time < SystemTime::UNIX_EPOCH + YEAR_9999)
     }
+
+    /// The same for a token that is handed over at `now`: it may have expired
+    /// before.
+    pub(crate) fn of_login(self, now: SystemTime) -> Option<SystemTime> {
+        match self {
+            Self::At(time) if time <= now => Some(now),
+            Self::After(_) | Self::At(_) | Self::Never | Self::Unknown => self.at(now),
+        }
+    }
 }
 
 /// Why a provider gave no access token.

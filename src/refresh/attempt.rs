@@ -18,52 +18,36 @@
 //!
 //! Nothing is locked and no connection is held while the provider is asked.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::Want;
 use super::breaker::Open;
-use super::breaker::Permit;
 use super::flight::Outcome;
 use super::settle::LONGEST_RETRY_AFTER;
-use super::settle::Settling;
-use super::settle::Verdict;
-use super::settle::end_for_good;
-use super::settle::spacing;
 use crate::credential;
 use crate::credential::Cell;
-use crate::credential::Secrets;
 use crate::credential::Snapshot;
-use crate::credential::Spendable;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
-use crate::provider::Provider;
-use crate::provider::ProviderError;
-use crate::provider::ProviderErrorKind;
-use crate::provider::RefreshRequest;
-use crate::provider::TokenResponse;
 use crate::seal::random_bytes;
 use crate::state::Core;
-use crate::store::Claim;
 use crate::store::Credential;
 use crate::store::LeaseHolder;
-use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::telemetry;
 
 pub(super) struct Attempt {
-    core: Arc<Core>,
-    cell: Arc<Cell>,
-    provider: Box<str>,
-    want: Want,
+    pub(super) core: Arc<Core>,
+    pub(super) cell: Arc<Cell>,
+    pub(super) provider: Box<str>,
+    pub(super) want: Want,
     /// Claims again what it claimed without hearing so; `None` once the token
     /// may have been sent under it.
-    holder: Option<LeaseHolder>,
+    pub(super) holder: Option<LeaseHolder>,
 }
 
 impl Attempt {
@@ -112,7 +96,8 @@ impl Attempt {
             if Instant::now() + wait >= deadline {
                 return Err(error.with_retry_after(Some(wait)));
             }
-            tokio::time::sleep(wait).await;
+            // Not for longer: it may be there before that, from elsewhere.
+            tokio::time::sleep(wait.min(LONGEST_PAUSE)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -127,55 +112,15 @@ impl Attempt {
         let known = self.cell.current().generation;
         let current = self.cell.adopt(snapshot);
         let now = self.core.clock.now();
-        if current.terminal || self.cell.has_ended(current.generation) {
-            return Err(RefreshErrorKind::Terminal.into());
+        if current.generation > known && self.want.is_met_by(&current, now) {
+            telemetry::count(&self.provider, telemetry::Outcome::Adopted);
         }
-        if self.want.is_met_by(&current, now) {
-            if current.generation > known {
-                telemetry::count(&self.provider, telemetry::Outcome::Adopted);
-            }
-            return Ok(Step::Done(current));
-        }
-        if current.generation > row.generation {
-            // A pair of ours that the store has not taken yet. Its predecessor,
-            // which the store still has, is spent.
-            return Ok(Step::Wait {
-                at_least: Duration::ZERO,
-                error: RefreshError::new(
-                    RefreshErrorKind::Store,
-                    "the newest tokens are not stored yet",
-                ),
-            });
+        if let Some(step) = self.without_asking(&row, &current, spendable.is_some(), now)? {
+            return Ok(step);
         }
         let Some(spendable) = spendable else {
-            return match self.want {
-                Want::NewerThan(_) => Err(RefreshErrorKind::NotRefreshable.into()),
-                Want::Early | Want::Usable if current.is_unexpired(now) => Ok(Step::Done(current)),
-                Want::Early | Want::Usable => Err(RefreshErrorKind::Terminal.into()),
-            };
+            return Err(RefreshErrorKind::NotRefreshable.into());
         };
-        if let Some(wait) = row
-            .not_before
-            .and_then(|not_before| until(not_before, now, LONGEST_RETRY_AFTER))
-        {
-            return Ok(Step::Wait {
-                at_least: wait,
-                error: RefreshErrorKind::Provider.into(),
-            });
-        }
-        if self.want.is_forced()
-            && current.is_usable(now)
-            && let Some(wait) = forced_too_recently(&row, now)
-        {
-            // The upstream refuses what was refreshed on its word just now.
-            // Asking the provider once more would only start a storm.
-            return Err(if self.cell.was_refused(row.generation) {
-                RefreshErrorKind::NotRefreshable.into()
-            } else {
-                // Nor is it its last word: nobody here saw it refuse a replay.
-                RefreshError::from(RefreshErrorKind::Provider).with_retry_after(Some(wait))
-            });
-        }
 
         let core = Arc::clone(&self.core);
         let provider = Arc::clone(core.provider(&row.provider)?);
@@ -207,6 +152,10 @@ impl Attempt {
             Ok(Some(claimed)) if claimed.unsettled > row.unsettled => {
                 self.take_over(&claimed).await
             }
+            // Somebody tried between our reading and our claim.
+            Ok(Some(claimed)) if claimed.not_before != row.not_before => {
+                self.step_back(&claimed).await
+            }
             // Cancellation: from here on only the end of the process can stop
             // us; the lease then keeps others away until it runs out.
             Ok(Some(claimed)) => {
@@ -222,202 +171,65 @@ impl Attempt {
         }
     }
 
-    /// The lease of another attempt ran out unsettled. Whoever held it may hold
-    /// the answer as well, and be on its way to store it: that goes first.
-    async fn take_over(&mut self, row: &Credential) -> Result<Step, RefreshError> {
-        let wait = spacing(&self.core, row.unsettled.saturating_sub(1));
-        tracing::warn!(
-            generation = row.generation,
-            unsettled = row.unsettled,
-            "an attempt to refresh was cut off: trying again in {wait:?}"
-        );
-        let released = Settlement::Released {
-            not_before: self.core.clock.now() + wait,
-            unsettled: row.unsettled,
-            failures: row.failures,
-        };
-        // If this is lost the lease runs out by itself, and counts once more.
-        let _lost = self.core.store.settle(claim_of(row), released).await;
-        self.holder = None;
-        Ok(Step::Wait {
-            at_least: wait,
-            error: RefreshErrorKind::Provider.into(),
-        })
-    }
-
-    async fn spend(
-        &mut self,
-        provider: &dyn Provider,
-        permit: Permit<'_>,
-        row: Credential,
-        spendable: &Spendable,
-        lease_ends: Instant,
-    ) -> Result<Step, RefreshError> {
-        let claim = claim_of(&row);
-        let begun = Instant::now();
-        let limit = begun + self.core.timings.provider_timeout;
-        if limit > lease_ends {
-            // The claim took long. Past the lease another replica may ask, and
-            // an answer that nobody waits for is a lost token: start afresh.
-            let released = Settlement::Released {
-                not_before: self.core.clock.now(),
-                unsettled: row.unsettled,
-                failures: row.failures,
-            };
-            let _lost = self.core.store.settle(claim, released).await;
-            return Ok(Step::Wait {
-                at_least: Duration::ZERO,
-                error: RefreshError::new(RefreshErrorKind::Store, "the store is too slow"),
-            });
-        }
-        self.holder = None;
-        // The lifetime in the answer counts from when it was made (RFC 6749
-        // §5.1), which may be long before it is here.
-        let asked_at = self.core.clock.now();
-        let request = RefreshRequest::new(&spendable.refresh_token);
-        let request = request.tenant(spendable.tenant.as_deref());
-        // A provider that panics has told nobody what it has done.
-        let asked = AssertUnwindSafe(async { provider.refresh(request).await }).catch_unwind();
-        let asked = tokio::time::timeout_at(limit, asked).await;
-        telemetry::provider_took(&self.provider, begun.elapsed());
-        let error = match asked {
-            Ok(Ok(Ok(response))) => {
-                permit.works();
-                return self
-                    .keep(row, claim, response, asked_at, spendable)
-                    .await
-                    .map(Step::Done);
-            }
-            Ok(Ok(Err(error))) => error,
-            Ok(Err(_panic)) => {
-                ProviderError::from(ProviderErrorKind::Ambiguous).with_source("it panicked")
-            }
-            Err(elapsed) => ProviderError::from(ProviderErrorKind::Ambiguous).with_source(elapsed),
-        };
-        self.give_up(permit, &row, claim, error).await
-    }
-
-    /// The provider gave no tokens: writes down what that means.
-    async fn give_up(
+    /// What there is to do if the provider is not to be asked; `None` if it is.
+    fn without_asking(
         &self,
-        permit: Permit<'_>,
         row: &Credential,
-        claim: Claim,
-        error: ProviderError,
-    ) -> Result<Step, RefreshError> {
-        let open = match error.kind() {
-            ProviderErrorKind::Terminal | ProviderErrorKind::Unsupported => {
-                permit.works();
-                Duration::ZERO
-            }
-            ProviderErrorKind::Ambiguous
-            | ProviderErrorKind::Misconfigured
-            | ProviderErrorKind::Transient => {
-                permit.fails(&error, self.core.clock.now(), &self.core.jitter)
-            }
-        };
-        let Verdict {
-            settlement,
-            wait,
-            kind,
-            outcome,
-        } = Verdict::on(&error, row, &self.core);
-        tracing::warn!(
-            generation = row.generation,
-            outcome = outcome.as_str(),
-            error = &error as &dyn std::error::Error,
-            "the provider gave no access token"
-        );
-        telemetry::count(&self.provider, outcome);
-
-        match self.core.store.settle(claim, settlement.clone()).await {
-            Ok(true) => {}
-            // Somebody was faster: what they got counts.
-            Ok(false) => return Ok(Step::Again),
-            Err(error) => {
-                // Whoever comes next must not send what the provider ended. Of
-                // anything else it hears again once the lease has run out.
-                if kind == RefreshErrorKind::Terminal {
-                    self.cell.end(row.generation);
-                    end_for_good(&self.core, claim, settlement);
-                }
-                return Ok(Step::wait(RefreshErrorKind::Store, error));
-            }
-        }
-        if kind == RefreshErrorKind::Terminal {
-            // Read again: the row now says so, and all replicas hear the same.
-            return Ok(Step::Again);
-        }
-        let wait = wait.max(open);
-        let error = RefreshError::new(kind, error);
-        if kind == RefreshErrorKind::Provider {
-            return Ok(Step::Wait {
-                at_least: wait,
-                error,
-            });
-        }
-        Err(error.with_retry_after(Some(wait)))
-    }
-
-    /// Stores a new pair, or serves it from memory until the store takes it.
-    async fn keep(
-        &self,
-        mut row: Credential,
-        claim: Claim,
-        response: TokenResponse,
-        asked_at: SystemTime,
-        spent: &Spendable,
-    ) -> Outcome {
-        let secrets = Secrets {
-            access_token: response.access_token,
-            // RFC 6749 §6: an omitted refresh token means that the old one stays.
-            refresh_token: response
-                .refresh_token
-                .or_else(|| Some(spent.refresh_token.clone())),
-            tenant: spent.tenant.clone(),
-        };
-        row.generation += 1;
-        row.sealed = secrets
-            .seal(&self.core.keyring, row.id, &row.provider, row.generation)
-            .map_err(|error| RefreshError::new(RefreshErrorKind::Sealed, error))?;
-        row.refreshed_at = asked_at;
-        row.expires_at = response.expiry.at(row.refreshed_at);
-        // Such a token cannot be sent. What came along with it may get a better
-        // one, though not at once.
-        let is_sendable = credential::header("Bearer ", &secrets.access_token).is_some();
-        row.not_before = (!is_sendable).then(|| row.refreshed_at + UNSENDABLE_PAUSE);
-        row.forced_at = self.want.is_forced().then_some(row.refreshed_at);
-
-        let settling = Settling::new(Arc::clone(&self.core), claim, row.clone());
-        let stored = match settling.once().await {
-            Ok(stored) => stored,
-            Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "a refreshed credential could not be stored: serving it from memory, trying on"
-                );
-                // First of all, before anything that can fail.
-                settling.until_done(&self.cell);
-                row
-            }
-        };
-        telemetry::count(&self.provider, telemetry::Outcome::Refreshed);
-        let (snapshot, _spendable) = credential::open(&self.core, &stored)?;
-        let outcome = self.cell.adopt(snapshot);
-        if outcome.terminal {
+        current: &Arc<Snapshot>,
+        is_refreshable: bool,
+        now: SystemTime,
+    ) -> Result<Option<Step>, RefreshError> {
+        if current.terminal || self.cell.has_ended(current.generation) {
             return Err(RefreshErrorKind::Terminal.into());
         }
-        if outcome.bearer.is_none() {
-            let what = "the provider's access token does not fit into a header";
-            return Err(RefreshError::new(RefreshErrorKind::Misconfigured, what)
-                .with_retry_after(Some(UNSENDABLE_PAUSE)));
+        if self.want.is_met_by(current, now) {
+            return Ok(Some(Step::Done(Arc::clone(current))));
         }
-        tracing::info!(generation = outcome.generation, "credential refreshed");
-        Ok(outcome)
+        if current.generation > row.generation {
+            // A pair of ours that the store has not taken yet. Its predecessor,
+            // which the store still has, is spent.
+            let what = "the newest tokens are not stored yet";
+            return Ok(Some(Step::Wait {
+                at_least: Duration::ZERO,
+                error: RefreshError::new(RefreshErrorKind::Store, what),
+            }));
+        }
+        if !is_refreshable {
+            return match self.want {
+                Want::NewerThan(_) => Err(RefreshErrorKind::NotRefreshable.into()),
+                Want::Early | Want::Usable if current.is_unexpired(now) => {
+                    Ok(Some(Step::Done(Arc::clone(current))))
+                }
+                Want::Early | Want::Usable => Err(RefreshErrorKind::Terminal.into()),
+            };
+        }
+        if let Some(wait) = row
+            .not_before
+            .and_then(|not_before| until(not_before, now, LONGEST_RETRY_AFTER))
+        {
+            return Ok(Some(Step::Wait {
+                at_least: wait,
+                error: RefreshErrorKind::Provider.into(),
+            }));
+        }
+        if self.want.is_forced()
+            && current.is_usable(now)
+            && let Some(wait) = forced_too_recently(row, now)
+        {
+            // The upstream refuses what was refreshed on its word just now.
+            // Asking the provider once more would only start a storm.
+            return Err(if self.cell.was_refused(row.generation) {
+                RefreshErrorKind::NotRefreshable.into()
+            } else {
+                // Nor is it its last word: nobody here saw it refuse a replay.
+                RefreshError::from(RefreshErrorKind::Provider).with_retry_after(Some(wait))
+            });
+        }
+        Ok(None)
     }
 }
 
-enum Step {
+pub(super) enum Step {
     Done(Arc<Snapshot>),
     /// The store has news.
     Again,
@@ -429,7 +241,7 @@ enum Step {
 }
 
 impl Step {
-    fn wait(kind: RefreshErrorKind, source: StoreError) -> Self {
+    pub(super) fn wait(kind: RefreshErrorKind, source: StoreError) -> Self {
         Self::Wait {
             at_least: Duration::ZERO,
             error: RefreshError::new(kind, source),
@@ -450,14 +262,6 @@ fn until(time: SystemTime, now: SystemTime, at_most: Duration) -> Option<Duratio
     (!wait.is_zero() && wait <= at_most).then_some(wait)
 }
 
-fn claim_of(row: &Credential) -> Claim {
-    Claim {
-        id: row.id,
-        generation: row.generation,
-        fence: row.fence,
-    }
-}
-
 fn holder() -> Result<LeaseHolder, RefreshError> {
     random_bytes().map_err(|error| RefreshError::new(RefreshErrorKind::Sealed, error))
 }
@@ -471,5 +275,4 @@ fn missing_row() -> RefreshError {
 
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-const UNSENDABLE_PAUSE: Duration = Duration::from_secs(30);
 const FORCED_REFRESH_INTERVAL: Duration = Duration::from_secs(60);

@@ -17,6 +17,7 @@ mod attempt;
 mod breaker;
 mod flight;
 mod settle;
+mod spend;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -51,9 +52,13 @@ impl Want {
         matches!(self, Self::NewerThan(_))
     }
 
-    /// Whether this one, which is not new, will do if there is trouble.
+    /// Whether this one, which will not live long, will do if there is trouble.
     fn can_do_with(self, snapshot: &Snapshot, now: SystemTime) -> bool {
-        !self.is_forced() && snapshot.is_unexpired(now)
+        let is_other = match self {
+            Self::Early | Self::Usable => true,
+            Self::NewerThan(generation) => snapshot.generation > generation,
+        };
+        is_other && snapshot.is_unexpired(now)
     }
 
     /// Whether whoever wants `other` can live with what a flight for `self`
@@ -76,7 +81,7 @@ impl Want {
             Self::Early => snapshot.is_usable(now) && !snapshot.is_due(now),
             Self::Usable => snapshot.is_usable(now),
             Self::NewerThan(generation) => {
-                snapshot.generation > generation && snapshot.is_unexpired(now)
+                snapshot.generation > generation && snapshot.is_usable(now)
             }
         }
     }

@@ -288,6 +288,7 @@ impl Asked {
         } = &self.0;
         let (family, number) = parse(token);
         truth.tell(|| format!("replica {instance} sends token {number} of login {family}"));
+        truth.about_to_send(family);
         self.0.step(SLOW_PROVIDER).await;
         let fault = if self.0.has_trouble() {
             truth.below(20)

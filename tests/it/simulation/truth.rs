@@ -9,6 +9,7 @@ use std::hash::Hasher as _;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use futures_util::FutureExt as _;
 use regrant::CredentialId;
@@ -35,7 +36,7 @@ pub(super) struct Truth {
     pub(super) manners: Manners,
     pub(super) lifetime: Duration,
     is_loud: bool,
-    pub(super) begun: Instant,
+    begun: Instant,
 }
 
 #[derive(Default)]
@@ -223,6 +224,26 @@ impl Truth {
                 of.is_dead = true;
                 None
             }
+        }
+    }
+
+    /// The time by every replica's clock.
+    pub(super) fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + self.begun.elapsed()
+    }
+
+    /// A replica is about to send the token of this login.
+    pub(super) fn about_to_send(&self, family: usize) {
+        let credential = {
+            let state = self.state.lock().unwrap();
+            let credential = state.families[family].credential;
+            credential.filter(|id| state.linked.get(id) == Some(&family))
+        };
+        let asked = credential.and_then(|id| self.row(id).not_before);
+        if asked.is_some_and(|not_before| self.now() < not_before) {
+            self.violation(format!(
+                "login {family} is not left alone for as long as agreed"
+            ));
         }
     }
 

@@ -1,6 +1,7 @@
 //! One simulated world: what happens in it, and what must not.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
@@ -322,7 +323,7 @@ async fn replica(
     let builder = Regrant::builder("https://gateway.example", Reached(life.clone()), keyring);
     let regrant = builder
         .provider("linear", Asked(life.clone()))
-        .with_clock(PausedClock(truth.begun))
+        .with_clock(PausedClock(Arc::clone(truth)))
         .lifetimes(Lifetimes::default().access(24 * 60 * MINUTE))
         .jitter_seed(truth.below(u64::MAX))
         .start()
@@ -355,12 +356,17 @@ async fn replica(
 struct Number(usize);
 
 /// Wall-clock time that stands still with the runtime's, the same everywhere.
-#[derive(Debug)]
-struct PausedClock(Instant);
+struct PausedClock(Arc<Truth>);
 
 impl Clock for PausedClock {
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + self.0.elapsed()
+        self.0.now()
+    }
+}
+
+impl fmt::Debug for PausedClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PausedClock").finish_non_exhaustive()
     }
 }
 

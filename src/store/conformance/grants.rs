@@ -1,0 +1,114 @@
+//! Grants: rotation, replays and revocation.
+
+use std::sync::Arc;
+
+use super::MINUTE;
+use super::at_once;
+use super::grant;
+use super::rotation;
+use crate::store::Grant;
+use crate::store::RevocationReason;
+use crate::store::Rotation;
+use crate::store::Store;
+
+pub(super) async fn rotation_needs_generation_hash_and_life(store: &dyn Store) {
+    let grant = grant();
+    store.insert_grant(grant.clone()).await.unwrap();
+    let good = rotation(&grant, 50);
+
+    for refused in [
+        Rotation {
+            generation: 1,
+            ..good.clone()
+        },
+        Rotation {
+            presented_hash: [0; 32],
+            ..good.clone()
+        },
+    ] {
+        assert!(!store.rotate(refused).await.unwrap());
+    }
+    assert!(store.rotate(good.clone()).await.unwrap());
+    assert!(!store.rotate(good.clone()).await.unwrap());
+
+    let row = store.grant(grant.id).await.unwrap().unwrap();
+    assert_eq!(row.generation, 1);
+    assert_eq!(row.refresh_hash, [50; 32]);
+    assert_eq!(row.previous_hash, Some(grant.refresh_hash));
+    assert_eq!(row.rotated_at, Some(good.at));
+    assert_eq!(row.last_used_at, good.at);
+    assert_eq!(row.access_expires_at, good.access_expires_at);
+    assert_eq!(row.key_id, "new");
+    assert_eq!((row.replays, row.acknowledged), (0, false));
+
+    store.acknowledge(grant.id, 0).await.unwrap();
+    assert!(!store.grant(grant.id).await.unwrap().unwrap().acknowledged);
+    store.acknowledge(grant.id, 1).await.unwrap();
+    assert!(store.grant(grant.id).await.unwrap().unwrap().acknowledged);
+}
+
+pub(super) async fn of_many_rotations_at_once_exactly_one_wins(store: &Arc<dyn Store>) {
+    let grant = grant();
+    store.insert_grant(grant.clone()).await.unwrap();
+    let won = at_once(store, move |store| {
+        let rotation = rotation(&grant, 51);
+        async move { store.rotate(rotation).await.unwrap() }
+    })
+    .await;
+    assert_eq!(won, 1);
+}
+
+pub(super) async fn replays_are_counted_up_to_the_cap(store: &dyn Store) {
+    let Grant { id, .. } = inserted_grant(store).await;
+
+    assert!(!store.count_replay(id, 1, 2).await.unwrap());
+    assert!(store.count_replay(id, 0, 2).await.unwrap());
+    assert!(store.count_replay(id, 0, 2).await.unwrap());
+    assert!(!store.count_replay(id, 0, 2).await.unwrap());
+    assert_eq!(store.grant(id).await.unwrap().unwrap().replays, 2);
+}
+
+pub(super) async fn revocation_is_final(store: &dyn Store) {
+    let grant = inserted_grant(store).await;
+    let id = grant.id;
+    let at = grant.created_at + MINUTE;
+
+    let first = store.revoke_grant(id, at, RevocationReason::Client).await;
+    assert!(first.unwrap());
+    let again = store.revoke_grant(id, at, RevocationReason::Reuse).await;
+    assert!(!again.unwrap());
+
+    assert!(!store.rotate(rotation(&grant, 52)).await.unwrap());
+    assert!(!store.count_replay(id, 0, 9).await.unwrap());
+    store.acknowledge(id, 0).await.unwrap();
+    let row = store.grant(id).await.unwrap().unwrap();
+    assert_eq!(row.revoked, Some((at, RevocationReason::Client)));
+    assert_eq!((row.generation, row.acknowledged), (0, false));
+}
+
+pub(super) async fn single_access_tokens_are_revoked(store: &dyn Store) {
+    let Grant { id, .. } = inserted_grant(store).await;
+    let entry = |first: u8| {
+        let mut entry = [7; 24];
+        entry[0] = first;
+        entry
+    };
+    for first in [1, 2, 2, 3] {
+        store
+            .revoke_access(id, entry(first), [0; 24])
+            .await
+            .unwrap();
+    }
+    // What expired before this one is dropped on the way.
+    store.revoke_access(id, entry(4), entry(2)).await.unwrap();
+
+    let mut left = store.grant(id).await.unwrap().unwrap().revoked_access;
+    left.sort_unstable();
+    assert_eq!(left, [entry(2), entry(3), entry(4)]);
+}
+
+async fn inserted_grant(store: &dyn Store) -> Grant {
+    let grant = grant();
+    store.insert_grant(grant.clone()).await.unwrap();
+    grant
+}

@@ -1,0 +1,232 @@
+//! The contract of [`Store`], as a suite that every store passes.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use regrant::store::conformance;
+//! use regrant::store::memory::MemoryStore;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! conformance::check(Arc::new(MemoryStore::new())).await;
+//! # });
+//! ```
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed unwrap is a failed check of the store under test"
+)]
+
+mod credentials;
+mod grants;
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use futures_util::future::join_all;
+use tokio::sync::Barrier;
+
+use crate::id::CredentialId;
+use crate::id::GrantId;
+use crate::store::Claim;
+use crate::store::Credential;
+use crate::store::Grant;
+use crate::store::KeyRecord;
+use crate::store::LeaseHolder;
+use crate::store::Replacement;
+use crate::store::RevocationReason;
+use crate::store::Rotation;
+use crate::store::Settlement;
+use crate::store::Store;
+use crate::store::StoreErrorKind;
+
+/// Checks every rule of the contract, races included. The store may hold other
+/// rows; this adds its own.
+///
+/// # Panics
+///
+/// If the store breaks a rule.
+pub async fn check(store: Arc<dyn Store>) {
+    keys_are_registered_once(&*store).await;
+    rows_are_read_back_as_written(&*store).await;
+    an_id_is_inserted_once(&*store).await;
+    credentials::a_claim_needs_the_present_generation_and_no_running_lease(&*store).await;
+    credentials::a_settlement_needs_generation_and_fence(&*store).await;
+    credentials::a_terminal_credential_is_never_claimed_again(&*store).await;
+    credentials::a_replacement_needs_the_present_generation_and_revives(&*store).await;
+    credentials::of_many_claims_at_once_exactly_one_wins(&store).await;
+    grants::rotation_needs_generation_hash_and_life(&*store).await;
+    grants::of_many_rotations_at_once_exactly_one_wins(&store).await;
+    grants::replays_are_counted_up_to_the_cap(&*store).await;
+    grants::revocation_is_final(&*store).await;
+    grants::single_access_tokens_are_revoked(&*store).await;
+    what_is_not_there_is_not_made_up(&*store).await;
+}
+
+async fn keys_are_registered_once(store: &dyn Store) {
+    let key = |byte| KeyRecord {
+        id: "conformance".to_owned(),
+        check_value: [byte; 32],
+    };
+    store.register_key(key(1)).await.unwrap();
+    store.register_key(key(2)).await.unwrap();
+
+    let keys = store.keys().await.unwrap();
+    let ours: Vec<_> = keys.iter().filter(|k| k.id == "conformance").collect();
+    assert_eq!(ours, [&key(1)], "the first record of an id stays");
+}
+
+async fn rows_are_read_back_as_written(store: &dyn Store) {
+    let mut credential = credential();
+    credential.expires_at = Some(credential.refreshed_at + Duration::from_secs(60));
+    (credential.unsettled, credential.failures) = (1, 2);
+    credential.terminal = Some("invalid_grant".to_owned());
+    store.insert_credential(credential.clone()).await.unwrap();
+    let read = store.credential(credential.id).await.unwrap().unwrap();
+    assert_eq!(format!("{read:?}"), format!("{credential:?}"));
+
+    let mut grant = grant();
+    grant.client_id = Some("client".to_owned());
+    grant.revoked_access = vec![[9; 24], [8; 24]];
+    grant.previous_hash = Some([3; 32]);
+    grant.revoked = Some((grant.created_at, RevocationReason::Reuse));
+    store.insert_grant(grant.clone()).await.unwrap();
+    let read = store.grant(grant.id).await.unwrap().unwrap();
+    assert_eq!(format!("{read:?}"), format!("{grant:?}"));
+}
+
+async fn an_id_is_inserted_once(store: &dyn Store) {
+    let credential = credential();
+    store.insert_credential(credential.clone()).await.unwrap();
+    let again = store.insert_credential(credential).await;
+    assert_eq!(again.unwrap_err().kind(), StoreErrorKind::Conflict);
+
+    let grant = grant();
+    store.insert_grant(grant.clone()).await.unwrap();
+    let again = store.insert_grant(grant).await;
+    assert_eq!(again.unwrap_err().kind(), StoreErrorKind::Conflict);
+}
+
+async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
+    let grant = grant();
+    let (id, now) = (grant.id, grant.created_at);
+    let claim = Claim {
+        id: grant.credential_id,
+        generation: 0,
+        fence: 0,
+    };
+    let released = Settlement::Released {
+        not_before: now,
+        unsettled: 0,
+        failures: 0,
+    };
+    let tokens = Replacement {
+        sealed: vec![1],
+        expires_at: None,
+        refreshed_at: now,
+    };
+
+    assert!(store.grant(id).await.unwrap().is_none());
+    assert!(store.credential(claim.id).await.unwrap().is_none());
+    assert!(
+        store
+            .claim(claim.id, 0, ME, MINUTE)
+            .await
+            .unwrap()
+            .is_none()
+    );
+    assert!(!store.settle(claim, released).await.unwrap());
+    assert!(!store.replace(claim.id, 0, tokens).await.unwrap());
+    assert!(!store.rotate(rotation(&grant, 53)).await.unwrap());
+    assert!(!store.count_replay(id, 0, 9).await.unwrap());
+    store.acknowledge(id, 0).await.unwrap();
+    store.revoke_access(id, [1; 24], [0; 24]).await.unwrap();
+    let revoked = store
+        .revoke_grant(id, now, RevocationReason::Operator)
+        .await;
+    assert!(!revoked.unwrap());
+    assert!(store.grant(id).await.unwrap().is_none());
+    assert!(store.credential(claim.id).await.unwrap().is_none());
+}
+
+/// How many of 32 tasks, let loose together, answer `true`.
+async fn at_once<F>(store: &Arc<dyn Store>, contend: impl Fn(Arc<dyn Store>) -> F) -> usize
+where
+    F: Future<Output = bool> + Send + 'static,
+{
+    let barrier = Arc::new(Barrier::new(CONTENDERS));
+    let tasks = (0..CONTENDERS).map(|_| {
+        let (barrier, contender) = (Arc::clone(&barrier), contend(Arc::clone(store)));
+        tokio::spawn(async move {
+            barrier.wait().await;
+            contender.await
+        })
+    });
+    let outcomes = join_all(tasks).await;
+    outcomes
+        .into_iter()
+        .filter(|won| *won.as_ref().unwrap())
+        .count()
+}
+
+fn credential() -> Credential {
+    Credential {
+        id: CredentialId::random().unwrap(),
+        provider: "provider".to_owned(),
+        subject: "subject".to_owned(),
+        generation: 0,
+        sealed: vec![0, 1, 255],
+        expires_at: None,
+        refreshed_at: noon(),
+        not_before: None,
+        forced_at: None,
+        fence: 0,
+        unsettled: 0,
+        failures: 0,
+        terminal: None,
+    }
+}
+
+fn grant() -> Grant {
+    Grant {
+        id: GrantId::random().unwrap(),
+        credential_id: CredentialId::random().unwrap(),
+        provider: "provider".to_owned(),
+        subject: "subject".to_owned(),
+        client_id: None,
+        scope: Some("read write".to_owned()),
+        resource: None,
+        salt: [1; 32],
+        key_id: "old".to_owned(),
+        generation: 0,
+        refresh_hash: [2; 32],
+        previous_hash: None,
+        rotated_at: None,
+        access_expires_at: noon() + MINUTE,
+        replays: 0,
+        acknowledged: false,
+        created_at: noon(),
+        last_used_at: noon(),
+        revoked_access: Vec::new(),
+        revoked: None,
+    }
+}
+
+fn rotation(grant: &Grant, successor: u8) -> Rotation {
+    Rotation {
+        id: grant.id,
+        generation: grant.generation,
+        presented_hash: grant.refresh_hash,
+        refresh_hash: [successor; 32],
+        key_id: "new".to_owned(),
+        at: grant.created_at + MINUTE,
+        access_expires_at: grant.created_at + 2 * MINUTE,
+    }
+}
+
+/// Some time, in whole seconds: stores may cut fractions.
+fn noon() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const ME: LeaseHolder = [1; 16];
+const CONTENDERS: usize = 32;

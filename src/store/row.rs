@@ -1,0 +1,249 @@
+//! The rows of a store, and what is done to them.
+
+use std::time::SystemTime;
+
+use crate::id::CredentialId;
+use crate::id::GrantId;
+
+/// The stored authorization of one client.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a row: stores outside this crate must be able to build one"
+)]
+pub struct Grant {
+    /// Primary key; every token of the grant carries it.
+    pub id: GrantId,
+    /// What the grant's requests are served with.
+    pub credential_id: CredentialId,
+    /// The provider of that credential.
+    pub provider: String,
+    /// The user.
+    pub subject: String,
+    /// The client that may use the grant (RFC 6749 §1.1); any if `None`.
+    pub client_id: Option<String>,
+    /// Space-separated (RFC 6749 §3.3).
+    pub scope: Option<String>,
+    /// The one resource it is good for (RFC 8707); all if `None`.
+    pub resource: Option<String>,
+    /// Random; access tokens are authenticated with it.
+    pub salt: [u8; 32],
+    /// The keyring key under which the present pair was issued.
+    pub key_id: String,
+    /// Rotations so far.
+    pub generation: u64,
+    /// SHA-256 of the present refresh token's secret.
+    pub refresh_hash: [u8; 32],
+    /// SHA-256 of its predecessor's.
+    pub previous_hash: Option<[u8; 32]>,
+    /// When the predecessor was first rotated away.
+    pub rotated_at: Option<SystemTime>,
+    /// When the access token of the present pair expires.
+    pub access_expires_at: SystemTime,
+    /// How often the predecessor was replayed.
+    pub replays: u32,
+    /// Whether one half of the present pair has been seen.
+    pub acknowledged: bool,
+    /// The absolute deadline counts from here.
+    pub created_at: SystemTime,
+    /// The idle deadline counts from here.
+    pub last_used_at: SystemTime,
+    /// Single access tokens that were revoked.
+    pub revoked_access: Vec<[u8; 24]>,
+    /// When and why it ended.
+    pub revoked: Option<(SystemTime, RevocationReason)>,
+}
+
+/// Why a grant ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum RevocationReason {
+    /// The client asked for it (RFC 7009).
+    Client,
+    /// An operator asked for it.
+    Operator,
+    /// A refresh token came back that had long been rotated away (RFC 9700 §4.14).
+    Reuse,
+}
+
+impl RevocationReason {
+    /// The word that stores and logs use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Operator => "operator",
+            Self::Reuse => "reuse",
+        }
+    }
+
+    /// The reason that [`as_str`](Self::as_str) wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Client, Self::Operator, Self::Reuse]
+            .into_iter()
+            .find(|reason| reason.as_str() == text)
+    }
+}
+
+/// What a provider gave us, sealed. Many grants may refer to one.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a row: stores outside this crate must be able to build one"
+)]
+pub struct Credential {
+    /// Primary key.
+    pub id: CredentialId,
+    /// The provider that issued it.
+    pub provider: String,
+    /// The user it stands for.
+    pub subject: String,
+    /// Refreshes so far.
+    pub generation: u64,
+    /// The sealed tokens; bound to id, generation and provider.
+    pub sealed: Vec<u8>,
+    /// When the access token expires; `None` if nobody knows.
+    pub expires_at: Option<SystemTime>,
+    /// When the access token was issued.
+    pub refreshed_at: SystemTime,
+    /// No attempt to refresh before this time.
+    pub not_before: Option<SystemTime>,
+    /// When an upstream's 401 last caused a refresh.
+    pub forced_at: Option<SystemTime>,
+    /// How many claims there were; proves which one is the latest.
+    pub fence: u64,
+    /// How many attempts at this generation were cut off after they may have
+    /// spent the refresh token.
+    pub unsettled: u32,
+    /// How many attempts in a row came to nothing.
+    pub failures: u32,
+    /// Why it ended: the provider's error, or [`LOST_IN_FLIGHT`].
+    pub terminal: Option<String>,
+}
+
+/// Why a credential ended whose refresh token was spent by an attempt of ours
+/// that never heard the answer.
+pub const LOST_IN_FLIGHT: &str = "lost_in_flight";
+
+/// Who holds a lease: one attempt of one replica, by sixteen random bytes.
+pub type LeaseHolder = [u8; 16];
+
+/// The proof of a won [`claim`](super::Store::claim).
+#[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "an argument of a trait that others implement"
+)]
+pub struct Claim {
+    /// The credential.
+    pub id: CredentialId,
+    /// Its generation when it was claimed.
+    pub generation: u64,
+    /// The fence that the claim was given.
+    pub fence: u64,
+}
+
+/// How a refresh ended.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a store must handle every settlement: a new one is a breaking change"
+)]
+pub enum Settlement {
+    /// New tokens: the generation goes up by one.
+    Refreshed {
+        /// Sealed for the next generation.
+        sealed: Vec<u8>,
+        /// When the new access token expires.
+        expires_at: Option<SystemTime>,
+        /// When it was issued.
+        refreshed_at: SystemTime,
+        /// The same, if an upstream's 401 was the cause; `None` leaves the
+        /// row's `forced_at` as it is.
+        forced_at: Option<SystemTime>,
+        /// No attempt to refresh again before this time.
+        not_before: Option<SystemTime>,
+    },
+    /// The provider ended it, with this error.
+    Terminal {
+        /// The provider's error code.
+        reason: String,
+    },
+    /// Nothing came of it; no attempt before this time.
+    Released {
+        /// When the next attempt may be made.
+        not_before: SystemTime,
+        /// What [`Credential::unsettled`] is from now on.
+        unsettled: u32,
+        /// What [`Credential::failures`] is from now on.
+        failures: u32,
+    },
+}
+
+/// Tokens that came another way than by a [`claim`](super::Store::claim): a new login,
+/// or an answer that was late.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "an argument of a trait that others implement"
+)]
+pub struct Replacement {
+    /// Sealed for the next generation.
+    pub sealed: Vec<u8>,
+    /// When the access token expires; `None` if nobody knows.
+    pub expires_at: Option<SystemTime>,
+    /// When the access token was issued.
+    pub refreshed_at: SystemTime,
+}
+
+/// The replacement of a refresh token by its successor.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "an argument of a trait that others implement"
+)]
+pub struct Rotation {
+    /// The grant.
+    pub id: GrantId,
+    /// The generation of the token that was presented.
+    pub generation: u64,
+    /// Its hash, which becomes the predecessor's.
+    pub presented_hash: [u8; 32],
+    /// The hash of the successor.
+    pub refresh_hash: [u8; 32],
+    /// The key under which the successor pair is issued.
+    pub key_id: String,
+    /// The time of the rotation.
+    pub at: SystemTime,
+    /// When the successor's access token expires.
+    pub access_expires_at: SystemTime,
+}
+
+/// A key that rows may be sealed under.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a row: stores outside this crate must be able to build one"
+)]
+pub struct KeyRecord {
+    /// Its id in the keyring.
+    pub id: String,
+    /// Proves which key it is without telling it.
+    pub check_value: [u8; 32],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_read_back_as_it_was_written() {
+        for reason in [
+            RevocationReason::Client,
+            RevocationReason::Operator,
+            RevocationReason::Reuse,
+        ] {
+            assert_eq!(RevocationReason::parse(reason.as_str()), Some(reason));
+        }
+        assert_eq!(RevocationReason::parse("whim"), None);
+    }
+}
