@@ -79,7 +79,7 @@ async fn a_database_that_goes_away_while_answers_are_under_way_costs_no_token_an
 }
 
 #[tokio::test]
-async fn a_cluster_keeps_what_was_committed_however_it_is_stopped() {
+async fn a_cluster_keeps_what_was_committed_however_it_is_stopped_and_leaves_nothing_behind() {
     let cluster = Cluster::start(&[]).await;
     let sql = "CREATE TABLE t (n bigint); INSERT INTO t VALUES (0)";
     cluster.client().await.batch_execute(sql).await.unwrap();
@@ -100,6 +100,11 @@ async fn a_cluster_keeps_what_was_committed_however_it_is_stopped() {
         let row = client.query_one("SELECT n FROM t", &[]).await.unwrap();
         assert_eq!(row.get::<_, i64>(0), number);
     }
+
+    cluster.kill();
+    let directory = cluster.directory.clone();
+    drop(cluster);
+    assert!(!directory.exists());
 }
 
 const GRANTS: u64 = 4;

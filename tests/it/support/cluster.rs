@@ -19,7 +19,7 @@ use tokio_postgres::NoTls;
 pub(crate) struct Cluster {
     pub(crate) url: String,
     bin: PathBuf,
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     watchdog: Child,
 }
 
@@ -133,7 +133,8 @@ fn watchdog(bin: &Path, directory: &Path) -> Child {
         trap "" INT TERM HUP
         cat >/dev/null
         "$0/pg_ctl" -D "$1/data" -m immediate -w stop >/dev/null 2>&1
-        rm -rf "$1"/* && rmdir "$1" 2>/dev/null
+        # What is left of a killed one may still be writing.
+        for _ in 1 2 3 4 5; do rm -rf "$1" && break; sleep 1; done
     "#;
     let mut shell = Command::new("sh");
     shell.args(["-c", script]).arg(bin).arg(directory);
