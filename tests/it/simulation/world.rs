@@ -228,8 +228,8 @@ impl World {
         holder.revoked_at.lock().unwrap().is_some()
             || self.truth.row(holder.credential).terminal.is_some()
             || self.truth.is_over(holder.credential)
-            // It was over until a moment ago.
-            || *holder.linked_at.lock().unwrap() >= begun
+            // It was over until a moment ago, as a slow store may still say.
+            || *holder.linked_at.lock().unwrap() + Timings::default().staleness >= begun
             || refusals > 1
             || is_again
     }
