@@ -12,12 +12,13 @@
 //! | [`Unsupported`](ProviderErrorKind::Unsupported) | there is no such thing | serve until the access token expires |
 //!
 //! [`OAuth2Provider`](oauth2::OAuth2Provider) (feature `reqwest`) speaks to any
-//! RFC 6749 token endpoint.
+//! RFC 6749 token endpoint; [`presets`] know how some providers deviate.
 
+mod jwt;
 #[cfg(feature = "reqwest")]
 pub mod oauth2;
 #[cfg(feature = "reqwest")]
-mod response;
+pub mod presets;
 
 use std::error::Error;
 use std::fmt;
@@ -26,6 +27,11 @@ use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 
+#[cfg_attr(
+    not(feature = "reqwest"),
+    expect(unused_imports, reason = "only `OAuth2Provider` reads it so far")
+)]
+pub(crate) use self::jwt::jwt_expiry;
 use crate::BoxError;
 use crate::secret::UpstreamAccessToken;
 use crate::secret::UpstreamRefreshToken;
@@ -121,6 +127,8 @@ pub struct TokenResponse {
     pub refresh_token: Option<UpstreamRefreshToken>,
     /// When the access token expires.
     pub expiry: Expiry,
+    /// When the refresh token expires, where the provider says it.
+    pub refresh_expiry: Expiry,
 }
 
 impl TokenResponse {
@@ -130,11 +138,12 @@ impl TokenResponse {
             access_token,
             refresh_token: None,
             expiry: Expiry::Unknown,
+            refresh_expiry: Expiry::Unknown,
         }
     }
 }
 
-/// When an access token expires. What a provider does not say is not invented.
+/// When a token expires. What a provider does not say is not invented.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Expiry {
