@@ -27,9 +27,6 @@ impl Endpoint {
             return Ok(Self::Fixed(safe_url(setting, text)?));
         };
         let refused = |reason| Err(ConfigError::new(setting, reason));
-        if text.replacen(PLACEHOLDER, "", 1).contains(['{', '}']) {
-            return refused("must have one `{tenant}` and no other braces");
-        }
         let url = safe_url(setting, &format!("{before}tenant{after}"))?;
         if before == "https://" {
             // `https://{tenant}.com` would be anybody's host, and so would
@@ -109,6 +106,13 @@ pub(super) fn safe_url(setting: &'static str, text: &str) -> Result<Url, ConfigE
             "must be https (plain http is accepted to loopback only)",
         ));
     }
+    if text.contains(['{', '}']) {
+        // A host may be spelled so, and somebody else's placeholder would be.
+        return Err(ConfigError::new(
+            setting,
+            "must have no braces but those of one `{tenant}`",
+        ));
+    }
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
         return Err(ConfigError::new(
             setting,
@@ -161,6 +165,8 @@ mod tests {
             ("ftp://127.0.0.1/token", false),
             ("https://user@idp.example/token", false),
             ("https://idp.example/token#here", false),
+            ("https://{shop}.idp.example/token", false),
+            ("https://idp.example/{realm}/token", false),
             ("not a url", false),
         ] {
             let parsed = Endpoint::parse("token endpoint", url);

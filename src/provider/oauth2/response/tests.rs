@@ -325,8 +325,8 @@ fn an_answer_of_which_only_the_status_came_is_read_by_the_status() {
         let body = Err("it broke off".into());
         let retry_after = Some(Duration::from_secs(7));
         let broken = Answer {
-            body,
             retry_after,
+            body,
             ..answer(status, "")
         };
         let error = plain().read(broken).unwrap_err();
