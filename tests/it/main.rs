@@ -21,6 +21,7 @@ mod presets;
 mod provider_assertion;
 mod provider_discovery;
 mod provider_server;
+mod provider_transport;
 mod providers;
 mod races;
 mod replay;

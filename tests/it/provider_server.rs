@@ -7,6 +7,13 @@ use std::sync::Mutex;
 
 use http::HeaderMap;
 use http::HeaderName;
+use regrant::provider::Provider as _;
+use regrant::provider::ProviderError;
+use regrant::provider::RefreshRequest;
+use regrant::provider::TokenResponse;
+use regrant::provider::oauth2::OAuth2Provider;
+use regrant::provider::oauth2::OAuth2ProviderBuilder;
+use regrant::secret::UpstreamRefreshToken;
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt as _;
 use tokio::io::AsyncReadExt as _;
@@ -155,4 +162,25 @@ pub(crate) fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
+}
+
+/// Spends `rt-secret`.
+pub(crate) async fn refresh(provider: &OAuth2Provider) -> Result<TokenResponse, ProviderError> {
+    let token = UpstreamRefreshToken::new("rt-secret");
+    provider.refresh(RefreshRequest::new(&token)).await
+}
+
+/// Spends `rt-secret` of this tenant.
+pub(crate) async fn refresh_at(
+    provider: &OAuth2Provider,
+    tenant: Option<&str>,
+) -> Result<TokenResponse, ProviderError> {
+    let token = UpstreamRefreshToken::new("rt-secret");
+    let request = RefreshRequest::new(&token).tenant(tenant);
+    provider.refresh(request).await
+}
+
+/// A public client at the server's `/token`.
+pub(crate) fn builder(server: &Server) -> OAuth2ProviderBuilder {
+    OAuth2Provider::builder(format!("{}/token", server.url), "gateway")
 }
