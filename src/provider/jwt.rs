@@ -14,7 +14,7 @@ use serde_json::Value;
 /// §2.2 has most of them be one). Nobody verifies the signature: this is a hint
 /// of when to refresh, and the upstream still decides what it accepts.
 #[cfg_attr(
-    not(feature = "reqwest"),
+    not(any(feature = "reqwest", test)),
     expect(dead_code, reason = "only `OAuth2Provider` reads it so far")
 )]
 pub(crate) fn jwt_expiry(token: &str) -> Option<SystemTime> {
