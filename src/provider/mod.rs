@@ -64,6 +64,15 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
 }
 
 /// A request for a new access token (RFC 6749 §6).
+///
+/// ```
+/// use regrant::provider::RefreshRequest;
+/// use regrant::secret::UpstreamRefreshToken;
+///
+/// let token = UpstreamRefreshToken::new("rt-1");
+/// let request = RefreshRequest::new(&token).tenant(Some("acme"));
+/// assert_eq!(request.tenant, Some("acme"));
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RefreshRequest<'a> {
@@ -91,6 +100,14 @@ impl<'a> RefreshRequest<'a> {
 }
 
 /// A request to end a login at the provider (RFC 7009 §2.1).
+///
+/// ```
+/// use regrant::provider::RevocationRequest;
+/// use regrant::secret::UpstreamRefreshToken;
+///
+/// let token = UpstreamRefreshToken::new("rt-1");
+/// assert_eq!(RevocationRequest::new(&token).tenant, None);
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RevocationRequest<'a> {
@@ -118,6 +135,15 @@ impl<'a> RevocationRequest<'a> {
 }
 
 /// What a provider answered (RFC 6749 §5.1).
+///
+/// ```
+/// use regrant::provider::{Expiry, TokenResponse};
+/// use regrant::secret::UpstreamAccessToken;
+///
+/// let mut response = TokenResponse::new(UpstreamAccessToken::new("at-1"));
+/// assert_eq!(response.expiry, Expiry::Unknown);
+/// response.expiry = Expiry::Never;
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TokenResponse {
@@ -144,6 +170,15 @@ impl TokenResponse {
 }
 
 /// When a token expires. What a provider does not say is not invented.
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+/// use regrant::provider::Expiry;
+///
+/// let minute = Duration::from_secs(60);
+/// assert_eq!(Expiry::After(minute).at(UNIX_EPOCH), Some(UNIX_EPOCH + minute));
+/// assert_eq!(Expiry::Unknown.at(UNIX_EPOCH), None);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Expiry {
@@ -174,6 +209,13 @@ impl Expiry {
 }
 
 /// Why a provider gave no access token.
+///
+/// ```
+/// use regrant::provider::{ProviderError, ProviderErrorKind};
+///
+/// let error = ProviderError::from(ProviderErrorKind::Terminal).with_code("invalid_grant");
+/// assert_eq!(error.to_string(), "the provider ended the login (`invalid_grant`)");
+/// ```
 #[derive(Debug)]
 pub struct ProviderError {
     kind: ProviderErrorKind,
@@ -258,6 +300,13 @@ impl Error for ProviderError {
 }
 
 /// What became of the refresh token.
+///
+/// ```
+/// use regrant::provider::{ProviderError, ProviderErrorKind};
+///
+/// let error = ProviderError::from(ProviderErrorKind::Transient);
+/// assert_eq!(error.kind(), ProviderErrorKind::Transient);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum ProviderErrorKind {

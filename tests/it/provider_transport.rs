@@ -202,6 +202,7 @@ async fn a_login_is_ended_at_the_revocation_endpoint() {
         (200, "{}", None),
         (204, "", None),
         (400, r#"{"error":"invalid_token"}"#, None),
+        (400, r#"{"error":"invalid_grant"}"#, None),
         (
             400,
             r#"{"error":"unsupported_token_type"}"#,

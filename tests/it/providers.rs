@@ -214,6 +214,18 @@ async fn how_requests_are_written_is_data() {
     assert_eq!(sent.json(), want);
 
     server.answer(200, r#"{"access_token":"a"}"#);
+    let both = builder(&server)
+        .client_authentication(ClientAuthentication::Basic(secret()))
+        .on_refresh(|leg| leg.parameter("client_id", "gateway"));
+    refresh(&both.build().unwrap()).await.unwrap();
+    assert_eq!(server.only().form()["client_id"], "gateway");
+
+    server.answer(200, r#"{"access_token":"a"}"#);
+    let own = builder(&server).on_refresh(|leg| leg.parameter("client_id", "other"));
+    refresh(&own.build().unwrap()).await.unwrap();
+    assert_eq!(server.only().form()["client_id"], "other", "and not twice");
+
+    server.answer(200, r#"{"access_token":"a"}"#);
     let stripe = builder(&server);
     let stripe = stripe.client_authentication(ClientAuthentication::BasicSecretOnly(secret()));
     refresh(&stripe.build().unwrap()).await.unwrap();

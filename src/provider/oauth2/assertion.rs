@@ -103,6 +103,15 @@ impl PrivateKeyJwt {
 }
 
 /// How assertions are signed (RFC 7518 §3.1, RFC 8037 §3.1).
+///
+/// ```
+/// use regrant::provider::oauth2::PrivateKeyJwt;
+/// use regrant::provider::oauth2::SigningAlgorithm;
+/// use regrant::secret::PrivateKey;
+///
+/// let settings = PrivateKeyJwt::new(SigningAlgorithm::EdDsa, PrivateKey::new("…"));
+/// assert!(format!("{settings:?}").contains("EdDsa"));
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum SigningAlgorithm {

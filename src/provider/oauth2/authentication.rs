@@ -99,12 +99,18 @@ impl Authenticator {
         client_id: &'a str,
         token_endpoint: &Url,
     ) -> Result<(), ProviderError> {
-        let client = (client_id_parameter, Cow::Borrowed(client_id));
+        // Some providers refuse a request that says it twice, in the header and in
+        // the body or as a parameter of the leg's own.
+        let is_said = parameters
+            .iter()
+            .any(|(name, _)| *name == client_id_parameter);
+        if !matches!(self, Self::Header(_)) && !is_said {
+            parameters.push((client_id_parameter, Cow::Borrowed(client_id)));
+        }
         match self {
-            // Some providers refuse a request that says it twice.
-            Self::Header(_) => {}
+            Self::Header(_) | Self::None => {}
             Self::Post(secret) => {
-                parameters.extend([client, ("client_secret", secret.expose().into())]);
+                parameters.push(("client_secret", secret.expose().into()));
             }
             Self::Assertion(signer) => {
                 let assertion = signer
@@ -113,12 +119,10 @@ impl Authenticator {
                         ProviderError::from(ProviderErrorKind::Misconfigured).with_source(error)
                     })?;
                 parameters.extend([
-                    client,
                     ("client_assertion_type", ASSERTION_TYPE.into()),
                     ("client_assertion", assertion.into()),
                 ]);
             }
-            Self::None => parameters.push(client),
         }
         Ok(())
     }

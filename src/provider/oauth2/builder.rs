@@ -18,6 +18,17 @@ use super::response::ResponseShape;
 use crate::error::ConfigError;
 
 /// Settings of an [`OAuth2Provider`].
+///
+/// ```
+/// use std::time::Duration;
+/// use regrant::provider::oauth2::OAuth2Provider;
+///
+/// let provider = OAuth2Provider::builder("https://idp.example/token", "my-gateway")
+///     .revocation_endpoint("https://idp.example/revoke")
+///     .timeout(Duration::from_secs(5))
+///     .build()?;
+/// # Ok::<_, regrant::error::ConfigError>(())
+/// ```
 #[must_use = "the builder does nothing itself, use `.build()`"]
 pub struct OAuth2ProviderBuilder {
     pub(super) issuer: Option<String>,
@@ -193,8 +204,8 @@ impl OAuth2ProviderBuilder {
         if self.client_id.is_empty() {
             return Err(ConfigError::new("client id", "must not be empty"));
         }
-        self.on_exchange.check("code exchange", &self.shape)?;
-        self.on_refresh.check("refresh", &self.shape)?;
+        self.on_exchange.check("code exchange")?;
+        self.on_refresh.check("refresh")?;
 
         Ok(OAuth2Provider {
             http,

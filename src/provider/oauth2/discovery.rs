@@ -69,6 +69,18 @@ impl OAuth2ProviderBuilder {
 }
 
 /// Why a provider could not be discovered.
+///
+/// ```
+/// use regrant::provider::oauth2::DiscoveryError;
+/// use regrant::provider::oauth2::OAuth2Provider;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let builder = OAuth2Provider::discover("http://idp.example", "my-gateway");
+/// let error = builder.build_discovered().await.unwrap_err();
+/// assert!(matches!(error, DiscoveryError::Config(_)), "not https");
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DiscoveryError {

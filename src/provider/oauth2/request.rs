@@ -113,17 +113,14 @@ impl Leg {
     }
 
     /// A parameter must not be sent twice (RFC 6749 §3.2).
-    pub(super) fn check(
-        &self,
-        setting: &'static str,
-        shape: &RequestShape,
-    ) -> Result<(), ConfigError> {
-        let mut names: Vec<&str> = vec!["scope", "resource", "audience"];
-        names.extend(["client_assertion", "client_assertion_type"]);
-        names.extend(["client_id", "client_secret", &shape.client_id_parameter]);
-        let protocol = ["grant_type", "refresh_token", "redirect_uri"];
-        names.extend(protocol.into_iter().chain(["code", "code_verifier"]));
+    pub(super) fn check(&self, setting: &'static str) -> Result<(), ConfigError> {
+        let mut names = vec!["grant_type", "refresh_token", "redirect_uri"];
+        names.extend(["code", "code_verifier"]);
         names.retain(|name| !self.omitted.iter().any(|omitted| omitted == name));
+        names.extend(["client_secret", "client_assertion", "client_assertion_type"]);
+        names.extend(self.scope.as_ref().map(|_| "scope"));
+        names.extend(self.resource.as_ref().map(|_| "resource"));
+        names.extend(self.audience.as_ref().map(|_| "audience"));
         for (name, _) in &self.parameters {
             if name.is_empty() || names.contains(&&**name) {
                 let reason = format!("would send the parameter `{name}` twice");

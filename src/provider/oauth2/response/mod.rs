@@ -39,7 +39,8 @@ impl ResponseShape {
         let error = match self.error_of(&members).as_deref() {
             // A token that the provider does not know is a login that has ended,
             // which is what was asked for. Google says it as an error.
-            Some("invalid_token" | "invalid_grant") if !is_trouble(status) => return Ok(()),
+            Some("invalid_token") if !is_trouble(status) => return Ok(()),
+            Some(code) if self.kind(status, code) == ProviderErrorKind::Terminal => return Ok(()),
             // RFC 7009 §2.2.1.
             Some(code @ "unsupported_token_type") if !is_trouble(status) => {
                 ProviderError::from(ProviderErrorKind::Unsupported).with_code(code)
