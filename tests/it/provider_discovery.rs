@@ -65,6 +65,30 @@ async fn endpoints_are_discovered_and_used() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_was_set_is_kept() {
+    let server = Server::start().await;
+    server.answer(200, &document(&server, &server.url, &json!({})));
+    let provider = OAuth2Provider::discover(&server.url, "gateway")
+        .token_endpoint(format!("{}/set/token", server.url))
+        .revocation_endpoint(format!("{}/set/revoke", server.url))
+        .build_discovered()
+        .await
+        .unwrap();
+    server.only();
+
+    let token = UpstreamRefreshToken::new("rt");
+    server.answer(200, r#"{"access_token":"a"}"#);
+    provider.refresh(RefreshRequest::new(&token)).await.unwrap();
+    assert_eq!(server.only().line, "POST /set/token HTTP/1.1");
+    server.answer(200, "");
+    provider
+        .revoke(RevocationRequest::new(&token))
+        .await
+        .unwrap();
+    assert_eq!(server.only().line, "POST /set/revoke HTTP/1.1");
+}
+
+#[tokio::test]
 async fn every_well_known_place_is_asked_in_turn() {
     let server = Server::start().await;
     let issuer = format!("{}/realms/a/", server.url);
@@ -136,19 +160,19 @@ async fn endpoints_that_are_missing_or_not_safe_are_refused() {
         ),
         (
             json!({"token_endpoint": "http://idp.example/t"}),
-            "discovered token endpoint must be https",
+            "token endpoint must be https",
         ),
         (
             json!({"token_endpoint": "https://u:p@idp.example/t"}),
-            "discovered token endpoint must have no user name",
+            "token endpoint must have no user name",
         ),
         (
             json!({"token_endpoint": "https://{tenant}.idp.example/t"}),
-            "discovered token endpoint must have no braces",
+            "token endpoint must have no braces",
         ),
         (
             json!({"revocation_endpoint": "http://idp.example/r"}),
-            "discovered revocation endpoint must be https",
+            "revocation endpoint must be https",
         ),
     ] {
         server.answer(200, &document(&server, &server.url, &changes));

@@ -33,7 +33,7 @@ use crate::error::ConfigError;
 pub struct OAuth2ProviderBuilder {
     pub(super) issuer: Option<String>,
     token_endpoint: Option<String>,
-    pub(super) revocation_endpoint: Option<String>,
+    revocation_endpoint: Option<String>,
     client_id: String,
     pub(super) authentication: ClientAuthentication,
     shape: RequestShape,
@@ -170,28 +170,38 @@ impl OAuth2ProviderBuilder {
     /// not, the client id is empty, a private key cannot sign, a parameter would
     /// be sent twice, or TLS cannot be set up.
     pub fn build(mut self) -> Result<OAuth2Provider, ConfigError> {
-        let token_endpoint = self.token_endpoint.take().ok_or_else(|| {
+        let (token_endpoint, revocation_endpoint) = self.parse_endpoints()?;
+        let http = self.client([&token_endpoint, &revocation_endpoint])?;
+        let token_endpoint = token_endpoint.ok_or_else(|| {
             ConfigError::new(
                 "token endpoint",
                 "must be discovered: use `build_discovered`",
             )
         })?;
-        let token_endpoint = Endpoint::parse("token endpoint", &token_endpoint)?;
-        let revocation_endpoint = self.parse_revocation_endpoint()?;
-        let endpoints = [Some(&token_endpoint), revocation_endpoint.as_ref()];
-        let guards_hosts = endpoints.into_iter().flatten().any(Endpoint::chooses_host);
-        let http = self.client(guards_hosts)?;
         self.assemble(http, token_endpoint, revocation_endpoint)
     }
 
-    pub(super) fn parse_revocation_endpoint(&self) -> Result<Option<Endpoint>, ConfigError> {
-        let url = self.revocation_endpoint.as_deref();
-        url.map(|url| Endpoint::parse("revocation endpoint", url))
-            .transpose()
+    /// The token and revocation endpoints that were set.
+    pub(super) fn parse_endpoints(
+        &self,
+    ) -> Result<(Option<Endpoint>, Option<Endpoint>), ConfigError> {
+        let parse = |setting, url: &Option<String>| {
+            let url = url.as_deref();
+            url.map(|url| Endpoint::parse(setting, url)).transpose()
+        };
+        Ok((
+            parse("token endpoint", &self.token_endpoint)?,
+            parse("revocation endpoint", &self.revocation_endpoint)?,
+        ))
     }
 
-    pub(super) fn client(&mut self, guards_hosts: bool) -> Result<Client, ConfigError> {
+    /// The HTTP client to ask these endpoints with.
+    pub(super) fn client(
+        &mut self,
+        endpoints: [&Option<Endpoint>; 2],
+    ) -> Result<Client, ConfigError> {
         let (start, resolver) = (self.http.take(), self.resolver.take());
+        let guards_hosts = endpoints.into_iter().flatten().any(Endpoint::chooses_host);
         http::client(start, self.timeout, resolver, guards_hosts)
     }
 

@@ -42,28 +42,19 @@ impl OAuth2ProviderBuilder {
             // RFC 8414 §2.
             return Err(ConfigError::new("issuer", "must have no query").into());
         }
-        let http = self.client(false)?;
+        let (mut token_endpoint, mut revocation_endpoint) = self.parse_endpoints()?;
+        let http = self.client([&token_endpoint, &revocation_endpoint])?;
         let metadata = find(&http, &issuer, &url).await?;
         check_authentication(&metadata, &self.authentication)?;
-        let endpoint = |name, setting| {
-            let Some(text) = metadata.get(name).and_then(Value::as_str) else {
-                return Ok(None);
-            };
-            let endpoint = safe_url(setting, text)?;
-            if endpoint.scheme() != url.scheme() && is_loopback(&endpoint) && !is_loopback(&url) {
-                return Err(ConfigError::new(
-                    setting,
-                    "is on loopback and the issuer is not",
-                ));
-            }
-            Ok(Some(Endpoint::Fixed(endpoint)))
-        };
-        let token_endpoint = endpoint("token_endpoint", "discovered token endpoint")?
+        if token_endpoint.is_none() {
+            token_endpoint = endpoint(&metadata, &url, "token_endpoint", "token endpoint")?;
+        }
+        if revocation_endpoint.is_none() {
+            let setting = "revocation endpoint";
+            revocation_endpoint = endpoint(&metadata, &url, "revocation_endpoint", setting)?;
+        }
+        let token_endpoint = token_endpoint
             .ok_or_else(|| ConfigError::new("token endpoint", "is not in the metadata"))?;
-        let revocation_endpoint = match self.parse_revocation_endpoint()? {
-            Some(endpoint) => Some(endpoint),
-            None => endpoint("revocation_endpoint", "discovered revocation endpoint")?,
-        };
         Ok(self.assemble(http, token_endpoint, revocation_endpoint)?)
     }
 }
@@ -184,6 +175,27 @@ async fn fetch(http: &Client, place: Url, issuer: &str) -> Result<Value, Miss> {
     }
 }
 
+/// An endpoint of the document, as safe as the issuer: one on the internet has
+/// nothing to say about this machine.
+fn endpoint(
+    metadata: &Value,
+    issuer: &Url,
+    name: &str,
+    setting: &'static str,
+) -> Result<Option<Endpoint>, ConfigError> {
+    let Some(text) = metadata.get(name).and_then(Value::as_str) else {
+        return Ok(None);
+    };
+    let url = safe_url(setting, text)?;
+    if is_loopback(&url) && !is_loopback(issuer) {
+        return Err(ConfigError::new(
+            setting,
+            "is on loopback and the issuer is not",
+        ));
+    }
+    Ok(Some(Endpoint::Fixed(url)))
+}
+
 /// RFC 8414 §2 has `client_secret_basic` for a document that does not say;
 /// many that do not say accept more, so those are believed to.
 fn check_authentication(
@@ -218,3 +230,27 @@ fn check_authentication(
 }
 
 const DOCUMENT_LIMIT: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_issuer_on_the_internet_names_no_endpoint_on_this_machine() {
+        for (issuer, url, want) in [
+            ("https://idp.example", "https://login.idp.example/t", true),
+            ("https://idp.example", "https://localhost/t", false),
+            ("https://idp.example", "http://127.0.0.1/t", false),
+            ("http://127.0.0.1", "http://127.0.0.1/t", true),
+            ("http://127.0.0.1", "https://idp.example/t", true),
+            ("http://127.0.0.1", "http://idp.example/t", false),
+        ] {
+            let metadata = json!({"token_endpoint": url});
+            let issuer = Url::parse(issuer).unwrap();
+            let found = endpoint(&metadata, &issuer, "token_endpoint", "token endpoint");
+            assert_eq!(found.is_ok(), want, "{url}");
+        }
+    }
+}
