@@ -129,6 +129,18 @@ where
         head.extensions.get::<Expired>().is_some() || self.layer.route.classify.is_expired(head)
     }
 
+    /// Whether a replay failed only because its credential ran out on the way:
+    /// that says nothing of the login, so it must not read as its end.
+    pub(crate) fn ran_out(&self, head: &http::response::Parts, sent: &Authenticated) -> bool {
+        let is_expired = self.is_expired(head);
+        let now = self.layer.core.clock.now();
+        if is_expired && !sent.snapshot.is_unexpired(now) {
+            return true;
+        }
+        sent.entry.cell.note(sent.snapshot.generation, is_expired);
+        false
+    }
+
     /// The gateway's response as the client gets it. The upstream's challenge
     /// would send the client to the wrong authorization server.
     pub(crate) fn finish<ResBody>(

@@ -229,20 +229,14 @@ where
                 } => {
                     let (head, body) = ready!(future.poll(context))?.into_parts();
                     let exchange = present(this.exchange);
-                    let is_expired = exchange.is_expired(&head);
-                    if let Some(Authenticated { entry, snapshot }) = authenticated {
-                        let now = exchange.layer.core.clock.now();
-                        if is_expired && !snapshot.is_unexpired(now) {
-                            // It ran out on the way: that says nothing of the
-                            // login, so it must not read as its end.
-                            let response =
-                                Rejection::RanOut.into_response(&exchange.layer.route.challenges);
-                            return this.state.end(response.map(ResponseBody::from));
-                        }
-                        entry.cell.note(snapshot.generation, is_expired);
+                    if let Some(authenticated) = authenticated
+                        && exchange.ran_out(&head, authenticated)
+                    {
+                        reject(exchange, Rejection::RanOut)
+                    } else {
+                        let response = exchange.finish(Response::from_parts(head, body));
+                        return this.state.end(response);
                     }
-                    let response = exchange.finish(Response::from_parts(head, body));
-                    return this.state.end(response);
                 }
                 StateProjection::Done => polled_after_end(),
             };

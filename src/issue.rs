@@ -278,7 +278,7 @@ impl Regrant {
             subject: login.subject.clone(),
             generation: 0,
             sealed: seal(&secrets, 0)?,
-            expires_at: login.expiry.of_login(now),
+            expires_at: login.expiry.of_login(&login.access_token, now),
             refreshed_at: now,
             not_before: None,
             forced_at: None,

@@ -8,7 +8,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A function cannot declare a type, and five hand-written copies would drift
+/// A function cannot declare a type, and eight hand-written copies would drift
 /// apart in the one property that matters.
 macro_rules! secret {
     ($($(#[$doc:meta])* $name:ident)+) => {$(
@@ -78,4 +78,30 @@ secret! {
     /// assert_eq!(format!("{secret:?}"), "ClientSecret([redacted])");
     /// ```
     ClientSecret
+
+    /// The private key, in PEM, with which the gateway signs its assertions to
+    /// a provider (RFC 7523 §2.2).
+    ///
+    /// ```
+    /// let key = regrant::secret::PrivateKey::new("-----BEGIN PRIVATE KEY-----…");
+    /// assert_eq!(format!("{key:?}"), "PrivateKey([redacted])");
+    /// ```
+    PrivateKey
+
+    /// An authorization code of a provider (RFC 6749 §1.3.1): single-use.
+    ///
+    /// ```
+    /// let code = regrant::secret::UpstreamCode::new("c");
+    /// assert_eq!(format!("{code:?}"), "UpstreamCode([redacted])");
+    /// ```
+    UpstreamCode
+
+    /// The secret that proves who asked for an authorization code (RFC 7636
+    /// §4.1).
+    ///
+    /// ```
+    /// let verifier = regrant::secret::CodeVerifier::new("v");
+    /// assert_eq!(format!("{verifier:?}"), "CodeVerifier([redacted])");
+    /// ```
+    CodeVerifier
 }

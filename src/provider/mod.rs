@@ -12,12 +12,13 @@
 //! | [`Unsupported`](ProviderErrorKind::Unsupported) | there is no such thing | serve until the access token expires |
 //!
 //! [`OAuth2Provider`](oauth2::OAuth2Provider) (feature `reqwest`) speaks to any
-//! RFC 6749 token endpoint.
+//! RFC 6749 token endpoint; [`presets`] know how some providers deviate.
 
+mod jwt;
 #[cfg(feature = "reqwest")]
 pub mod oauth2;
 #[cfg(feature = "reqwest")]
-mod response;
+pub mod presets;
 
 use std::error::Error;
 use std::fmt;
@@ -26,6 +27,7 @@ use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 
+pub(crate) use self::jwt::jwt_expiry;
 use crate::BoxError;
 use crate::secret::UpstreamAccessToken;
 use crate::secret::UpstreamRefreshToken;
@@ -58,6 +60,15 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
 }
 
 /// A request for a new access token (RFC 6749 §6).
+///
+/// ```
+/// use regrant::provider::RefreshRequest;
+/// use regrant::secret::UpstreamRefreshToken;
+///
+/// let token = UpstreamRefreshToken::new("rt-1");
+/// let request = RefreshRequest::new(&token).tenant(Some("acme"));
+/// assert_eq!(request.tenant, Some("acme"));
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RefreshRequest<'a> {
@@ -85,6 +96,14 @@ impl<'a> RefreshRequest<'a> {
 }
 
 /// A request to end a login at the provider (RFC 7009 §2.1).
+///
+/// ```
+/// use regrant::provider::RevocationRequest;
+/// use regrant::secret::UpstreamRefreshToken;
+///
+/// let token = UpstreamRefreshToken::new("rt-1");
+/// assert_eq!(RevocationRequest::new(&token).tenant, None);
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RevocationRequest<'a> {
@@ -112,6 +131,15 @@ impl<'a> RevocationRequest<'a> {
 }
 
 /// What a provider answered (RFC 6749 §5.1).
+///
+/// ```
+/// use regrant::provider::{Expiry, TokenResponse};
+/// use regrant::secret::UpstreamAccessToken;
+///
+/// let mut response = TokenResponse::new(UpstreamAccessToken::new("at-1"));
+/// assert_eq!(response.expiry, Expiry::Unknown);
+/// response.expiry = Expiry::Never;
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TokenResponse {
@@ -121,6 +149,8 @@ pub struct TokenResponse {
     pub refresh_token: Option<UpstreamRefreshToken>,
     /// When the access token expires.
     pub expiry: Expiry,
+    /// When the refresh token expires, where the provider says it.
+    pub refresh_expiry: Expiry,
 }
 
 impl TokenResponse {
@@ -130,11 +160,21 @@ impl TokenResponse {
             access_token,
             refresh_token: None,
             expiry: Expiry::Unknown,
+            refresh_expiry: Expiry::Unknown,
         }
     }
 }
 
-/// When an access token expires. What a provider does not say is not invented.
+/// When a token expires. What a provider does not say is not invented.
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+/// use regrant::provider::Expiry;
+///
+/// let minute = Duration::from_secs(60);
+/// assert_eq!(Expiry::After(minute).at(UNIX_EPOCH), Some(UNIX_EPOCH + minute));
+/// assert_eq!(Expiry::Unknown.at(UNIX_EPOCH), None);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Expiry {
@@ -163,17 +203,32 @@ impl Expiry {
         .filter(|time| *time > issued_at && *time < SystemTime::UNIX_EPOCH + YEAR_9999)
     }
 
-    /// The same for a token that is handed over at `now`: it may have expired
-    /// before.
-    pub(crate) fn of_login(self, now: SystemTime) -> Option<SystemTime> {
-        match self {
-            Self::At(time) if time <= now => Some(now),
-            Self::After(_) | Self::At(_) | Self::Never | Self::Unknown => self.at(now),
+    /// The same for a token that was handed over at `now`: it may have expired
+    /// before, and nobody may have looked whether it tells.
+    pub(crate) fn of_login(
+        self,
+        token: &UpstreamAccessToken,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
+        let expiry = match self {
+            Self::Unknown => jwt_expiry(token.expose()).map_or(self, Self::At),
+            Self::After(_) | Self::At(_) | Self::Never => self,
+        };
+        if matches!(expiry, Self::At(time) if time <= now) {
+            return Some(now);
         }
+        expiry.at(now)
     }
 }
 
 /// Why a provider gave no access token.
+///
+/// ```
+/// use regrant::provider::{ProviderError, ProviderErrorKind};
+///
+/// let error = ProviderError::from(ProviderErrorKind::Terminal).with_code("invalid_grant");
+/// assert_eq!(error.to_string(), "the provider ended the login (`invalid_grant`)");
+/// ```
 #[derive(Debug)]
 pub struct ProviderError {
     kind: ProviderErrorKind,
@@ -258,6 +313,13 @@ impl Error for ProviderError {
 }
 
 /// What became of the refresh token.
+///
+/// ```
+/// use regrant::provider::{ProviderError, ProviderErrorKind};
+///
+/// let error = ProviderError::from(ProviderErrorKind::Transient);
+/// assert_eq!(error.kind(), ProviderErrorKind::Transient);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum ProviderErrorKind {
