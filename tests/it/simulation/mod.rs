@@ -101,7 +101,7 @@ fn replicas_keep_every_login_alive_through_crashes_and_faults() {
     let rate = |count: usize| count as u64 >= seeds;
     assert!(rate(total.refreshes) && rate(total.served) && rate(total.crashes));
     assert!(rate(total.unavailable) && total.refused > 0);
-    assert!(total.resent > 0 && total.lost > 0);
+    assert!(total.resent > 0 && total.lost > 0 && total.recovered > 0);
 }
 
 #[test]

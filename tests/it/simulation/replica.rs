@@ -37,6 +37,7 @@ use regrant::store::StoreError;
 use regrant::store::StoreErrorKind;
 
 use super::truth::Truth;
+use super::world::OPERATOR;
 
 /// One life of a replica, from its start to its crash.
 #[derive(Clone)]
@@ -91,7 +92,7 @@ impl Life {
     async fn step(&self, longest: Duration) {
         if self.has_trouble() {
             tokio::time::sleep(self.truth.delay(longest)).await;
-            if self.truth.chance(1) && self.truth.chance(30) {
+            if self.has_trouble() && self.truth.chance(1) && self.truth.chance(30) {
                 self.crash();
             }
         }
@@ -208,8 +209,9 @@ impl Store for Reached {
             async move {
                 let Life { truth, .. } = &self.0;
                 let replaced = truth.store.replace(id, generation, tokens).await?;
-                if replaced {
+                if replaced && self.0.instance != OPERATOR {
                     truth.stored(self.0.instance, id);
+                    truth.count(|counts| counts.recovered += 1);
                 }
                 Ok(replaced)
             }
@@ -291,7 +293,7 @@ impl Asked {
         truth.about_to_send(family);
         self.0.step(SLOW_PROVIDER).await;
         let fault = if self.0.has_trouble() {
-            truth.below(20)
+            truth.below(30)
         } else {
             u64::MAX
         };

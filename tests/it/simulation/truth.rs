@@ -65,6 +65,7 @@ pub(super) struct Counts {
     pub(super) refused: usize,
     pub(super) resent: usize,
     pub(super) lost: usize,
+    pub(super) recovered: usize,
     pub(super) crashes: usize,
 }
 
@@ -76,6 +77,7 @@ impl Counts {
         self.refused += other.refused;
         self.resent += other.resent;
         self.lost += other.lost;
+        self.recovered += other.recovered;
         self.crashes += other.crashes;
     }
 }
@@ -218,7 +220,11 @@ impl Truth {
             ));
         }
         match self.manners {
-            Manners::Graceful if number + 1 == newest && spent_at.elapsed() < GRACE => Some(newest),
+            Manners::Graceful if number + 1 == newest && spent_at.elapsed() < GRACE => {
+                // What it says of the lifetime is true again.
+                of.pairs[newest].access_until = Instant::now() + self.lifetime;
+                Some(newest)
+            }
             Manners::Indifferent => None,
             Manners::Graceful | Manners::Strict => {
                 of.is_dead = true;

@@ -374,7 +374,7 @@ const REPLICAS: usize = 3;
 const CLIENTS: usize = 5;
 const REQUESTS: usize = 8;
 const EVENTS: usize = 8;
-const OPERATOR: usize = 0;
+pub(super) const OPERATOR: usize = 0;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Two waits within the budget, with some slow calls of store and upstream.
 const LONGEST_REQUEST: Duration = Duration::from_secs(90);
