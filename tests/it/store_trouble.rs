@@ -140,6 +140,44 @@ async fn fm10_a_pair_that_cannot_be_stored_is_served_from_memory_until_it_can() 
     assert_eq!((counts.calls, counts.double_spends), (1, 0));
 }
 
+#[tokio::test]
+async fn fm10_a_pair_that_is_not_stored_yet_is_not_forgotten_for_others() {
+    let lab = Lab::start().await;
+    let store = FlakyStore::default();
+    let builder = lab.builder(store.clone()).lifetimes(long());
+    let regrant = builder.cached_grants(1).start().await.unwrap();
+    let gateway = lab.gateway(&regrant);
+    let mine = lab.issue(&regrant).await;
+    let ask = async |issued: &regrant::Issued| {
+        send(&gateway, post(issued.access_token.expose(), ""))
+            .await
+            .status
+    };
+    lab.clock.advance(HOUR);
+    store.set_read_only(true);
+    assert_eq!(ask(&mine).await, StatusCode::OK, "from memory");
+
+    // There is room for one in memory.
+    for subject in ["bob", "eve", "joe"] {
+        let issued = regrant.issue(lab.login_of(subject)).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(ask(&issued).await, StatusCode::OK);
+        }
+    }
+
+    assert_eq!(ask(&mine).await, StatusCode::OK);
+    assert!(
+        lab.seen()
+            .pop()
+            .unwrap()
+            .bearer()
+            .starts_with("upstream-at-1-")
+    );
+    assert_eq!(lab.provider.counts().calls, 1);
+    store.set_read_only(false);
+    assert!(regrant.drain(Duration::from_secs(10)).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fm02_two_replicas_spend_a_refresh_token_once() {
     let lab = Lab::start().await;

@@ -37,6 +37,7 @@ use regrant::store::memory::MemoryStore;
 pub(crate) struct FlakyStore {
     inner: MemoryStore,
     is_down: Arc<AtomicBool>,
+    is_read_only: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     claim_delay: Duration,
     yields: usize,
@@ -65,6 +66,11 @@ impl FlakyStore {
 
     pub(crate) fn set_down(&self, is_down: bool) {
         self.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    /// Nothing can be settled.
+    pub(crate) fn set_read_only(&self, is_read_only: bool) {
+        self.is_read_only.store(is_read_only, Ordering::SeqCst);
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -132,6 +138,9 @@ impl Store for FlakyStore {
     }
 
     fn settle(&self, claim: Claim, outcome: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
+        if self.is_read_only.load(Ordering::SeqCst) {
+            return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
+        }
         self.unless_down(async move { self.inner.settle(claim, outcome).await }.boxed())
     }
 
