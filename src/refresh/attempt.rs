@@ -124,7 +124,10 @@ impl Attempt {
 
         let core = Arc::clone(&self.core);
         let provider = Arc::clone(core.provider(&row.provider)?);
-        let permit = match core.breakers.admit(&row.provider, now) {
+        let permit = match core
+            .breakers
+            .admit(&row.provider, spendable.tenant.as_deref(), now)
+        {
             Ok(permit) => permit,
             Err(Open { wait, kind }) if kind == RefreshErrorKind::Misconfigured => {
                 // Only the operator can help: nobody needs to wait for that.

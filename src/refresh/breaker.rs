@@ -9,7 +9,8 @@
 //! | says `Retry-After` | opens at once, for that long |
 //! | fails, five times in a row | opens, 1 s, then longer each time |
 //!
-//! It knows one process. Replicas find out for themselves, one call each.
+//! Where each tenant has a host of its own, each has a circuit of its own: one
+//! that is away must not stop the others. It knows one process. Replicas find out for themselves, one call each.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,9 +26,12 @@ use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
 use crate::sync::lock;
 
-/// One circuit per provider, by name.
+/// The circuits of providers, and of their tenants, that fail.
 #[derive(Default)]
-pub(crate) struct Breakers(Mutex<BTreeMap<Box<str>, Circuit>>);
+pub(crate) struct Breakers(Mutex<BTreeMap<Key, Circuit>>);
+
+/// A provider's name, and the tenant.
+type Key = (Box<str>, Option<Box<str>>);
 
 /// Nobody may ask the provider now.
 pub(super) struct Open {
@@ -38,9 +42,15 @@ pub(super) struct Open {
 
 impl Breakers {
     /// The right to ask the provider once.
-    pub(super) fn admit(&self, provider: &str, now: SystemTime) -> Result<Permit<'_>, Open> {
+    pub(super) fn admit(
+        &self,
+        provider: &str,
+        tenant: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Permit<'_>, Open> {
+        let key = (provider.into(), tenant.map(Into::into));
         let mut circuits = lock(&self.0);
-        let is_probe = match circuits.get_mut(provider) {
+        let is_probe = match circuits.get_mut(&key) {
             Some(circuit) if circuit.is_open() => {
                 circuit.probe(now)?;
                 true
@@ -49,7 +59,7 @@ impl Breakers {
         };
         Ok(Permit {
             breakers: self,
-            provider: provider.into(),
+            key,
             is_probe,
         })
     }
@@ -61,7 +71,7 @@ impl fmt::Debug for Breakers {
             .entries(
                 lock(&self.0)
                     .iter()
-                    .map(|(name, c)| (name.clone(), c.failures)),
+                    .map(|(key, circuit)| (key, circuit.failures)),
             )
             .finish()
     }
@@ -70,20 +80,23 @@ impl fmt::Debug for Breakers {
 /// Asking a provider; dropped without a word, it says nothing of the provider.
 pub(super) struct Permit<'a> {
     breakers: &'a Breakers,
-    provider: Box<str>,
+    key: Key,
     is_probe: bool,
 }
 
 impl Permit<'_> {
     /// The provider works: it gave tokens, or its verdict on a refresh token.
     pub(super) fn works(self) {
-        lock(&self.breakers.0).remove(&self.provider);
+        lock(&self.breakers.0).remove(&self.key);
     }
 
     /// It does not. How long the circuit is open now; zero if it is not.
     pub(super) fn fails(self, error: &ProviderError, now: SystemTime, jitter: &Jitter) -> Duration {
         let mut circuits = lock(&self.breakers.0);
-        let circuit = circuits.entry(self.provider.clone()).or_default();
+        if circuits.len() >= MOST_CIRCUITS {
+            circuits.retain(|_, circuit| circuit.remaining(now).is_some());
+        }
+        let circuit = circuits.entry(self.key.clone()).or_default();
         // What was under way when it opened says nothing new.
         if circuit.is_open() && !self.is_probe {
             return circuit.remaining(now).unwrap_or_default();
@@ -92,7 +105,7 @@ impl Permit<'_> {
         if wait > Duration::ZERO {
             circuit.open_until = Some(now + wait);
             tracing::error!(
-                provider = &*self.provider,
+                provider = &*self.key.0,
                 seconds = wait.as_secs_f64(),
                 error = error as &dyn std::error::Error,
                 "the provider is left alone"
@@ -105,7 +118,7 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.is_probe
-            && let Some(circuit) = lock(&self.breakers.0).get_mut(&self.provider)
+            && let Some(circuit) = lock(&self.breakers.0).get_mut(&self.key)
         {
             circuit.is_probed = false;
         }
@@ -174,6 +187,8 @@ impl Circuit {
     }
 }
 
+/// Tenants come and go.
+const MOST_CIRCUITS: usize = 1_000;
 const TOLERATED_FAILURES: u32 = 5;
 const FAILING_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(30);
@@ -199,13 +214,13 @@ mod tests {
         }
 
         fn fail(&self, error: impl Into<ProviderError>) -> Duration {
-            let permit = self.breakers.admit("p", self.now).ok().unwrap();
+            let permit = self.breakers.admit("p", None, self.now).ok().unwrap();
             permit.fails(&error.into(), self.now, &self.jitter)
         }
 
         fn wait(&self) -> Option<Duration> {
             self.breakers
-                .admit("p", self.now)
+                .admit("p", None, self.now)
                 .err()
                 .map(|open| open.wait)
         }
@@ -217,7 +232,12 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(bench.fail(ProviderErrorKind::Transient), Duration::ZERO);
         }
-        bench.breakers.admit("p", bench.now).ok().unwrap().works();
+        bench
+            .breakers
+            .admit("p", None, bench.now)
+            .ok()
+            .unwrap()
+            .works();
         for _ in 0..4 {
             assert_eq!(bench.fail(ProviderErrorKind::Ambiguous), Duration::ZERO);
         }
@@ -226,7 +246,7 @@ mod tests {
             let open = bench.fail(ProviderErrorKind::Transient);
             assert!(open >= Duration::from_secs(1) && open <= LONGEST_FAILING_PAUSE);
             assert_eq!(bench.wait(), Some(open));
-            assert!(bench.breakers.admit("other", bench.now).is_ok());
+            assert!(bench.breakers.admit("other", None, bench.now).is_ok());
             longest = longest.max(open);
             bench.now += open;
         }
@@ -240,14 +260,14 @@ mod tests {
         assert_eq!(open, REFUSED_PAUSE);
         bench.now += open;
 
-        let probe = bench.breakers.admit("p", bench.now).ok().unwrap();
+        let probe = bench.breakers.admit("p", None, bench.now).ok().unwrap();
         assert_eq!(bench.wait(), Some(Duration::ZERO), "somebody is at it");
         drop(probe);
-        let probe = bench.breakers.admit("p", bench.now).ok().unwrap();
+        let probe = bench.breakers.admit("p", None, bench.now).ok().unwrap();
         probe.works();
         let (one, two) = (
-            bench.breakers.admit("p", bench.now),
-            bench.breakers.admit("p", bench.now),
+            bench.breakers.admit("p", None, bench.now),
+            bench.breakers.admit("p", None, bench.now),
         );
         assert!(one.is_ok() && two.is_ok());
     }
@@ -260,6 +280,19 @@ mod tests {
             let error = ProviderError::from(ProviderErrorKind::Transient).with_retry_after(asked);
             assert_eq!(bench.fail(error), Duration::from_secs(want));
         }
+    }
+
+    #[test]
+    fn a_tenant_that_is_away_stops_nobody_else() {
+        let bench = Bench::new();
+        for _ in 0..9 {
+            if let Ok(permit) = bench.breakers.admit("p", Some("a"), bench.now) {
+                let error = ProviderErrorKind::Transient.into();
+                permit.fails(&error, bench.now, &bench.jitter);
+            }
+        }
+        assert!(bench.breakers.admit("p", Some("a"), bench.now).is_err());
+        assert!(bench.breakers.admit("p", Some("b"), bench.now).is_ok());
     }
 
     #[test]

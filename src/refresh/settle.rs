@@ -64,7 +64,7 @@ impl Verdict {
                 RefreshErrorKind::Provider,
                 Outcome::Ambiguous,
             ),
-            ProviderErrorKind::Transient => (
+            ProviderErrorKind::Transient | ProviderErrorKind::Unsendable => (
                 core.jitter
                     .spread(doubled(TRANSIENT_PAUSE, row.failures, LONGEST_PAUSE)),
                 RefreshErrorKind::Provider,

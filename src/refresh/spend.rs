@@ -131,6 +131,8 @@ impl Attempt {
                 permit.works();
                 Duration::ZERO
             }
+            // It was not asked: a user's tenant must not stop it for others.
+            ProviderErrorKind::Unsendable => Duration::ZERO,
             ProviderErrorKind::Ambiguous
             | ProviderErrorKind::Misconfigured
             | ProviderErrorKind::Transient => {

@@ -61,23 +61,21 @@ impl Endpoint {
 
     /// Where to send requests of this tenant.
     ///
-    /// A tenant that does not fit is no reason to stop asking for all others,
-    /// as [`ProviderErrorKind::Misconfigured`] would be: whoever can choose a
-    /// tenant could then stop the provider for everybody. Nothing was sent, so
-    /// it is transient.
+    /// A tenant that does not fit is no reason to stop asking for all others:
+    /// whoever can choose a tenant could then stop the provider for everybody.
     pub(super) fn url(&self, tenant: Option<&str>) -> Result<Url, ProviderError> {
         let (before, after) = match self {
             Self::Fixed(url) => return Ok(url.clone()),
             Self::Template { before, after } => (before, after),
         };
         let refused =
-            |reason| ProviderError::from(ProviderErrorKind::Transient).with_source(reason);
+            |reason| ProviderError::from(ProviderErrorKind::Unsendable).with_source(reason);
         let tenant = tenant.ok_or_else(|| refused("the credential has no tenant"))?;
         if !is_label(tenant) {
             return Err(refused("the tenant is not a DNS label in lower case"));
         }
         Url::parse(&format!("{before}{tenant}{after}"))
-            .map_err(|error| ProviderError::from(ProviderErrorKind::Transient).with_source(error))
+            .map_err(|error| ProviderError::from(ProviderErrorKind::Unsendable).with_source(error))
     }
 
     /// Whether the tenant decides which host is asked.
@@ -227,7 +225,7 @@ mod tests {
             "a b", " a", "a\n", "a\\b", "é", "ａ", "а", "[::1]", &too_long,
         ] {
             let error = template.url(Some(tenant)).unwrap_err();
-            assert_eq!(error.kind(), ProviderErrorKind::Transient, "{tenant:?}");
+            assert_eq!(error.kind(), ProviderErrorKind::Unsendable, "{tenant:?}");
         }
         assert!(template.url(None).is_err());
     }
