@@ -2,6 +2,7 @@
 //! of the refresh token decides what happens next.
 
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -12,6 +13,7 @@ use metrics_util::debugging::DebuggingRecorder;
 use regrant::Issued;
 use regrant::Login;
 use regrant::Regrant;
+use regrant::provider::Expiry;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
 use regrant::provider::ProviderErrorKind;
@@ -26,6 +28,7 @@ use regrant::store::LOST_IN_FLIGHT;
 use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
 use tokio::sync::OnceCell;
+use tower::Layer as _;
 
 use crate::support::HOUR;
 use crate::support::Lab;
@@ -389,6 +392,52 @@ async fn an_answer_that_does_not_come_is_not_waited_for_longer_than_the_lease() 
     let timings = Timings::default();
     assert!(begun.elapsed() >= timings.provider_timeout);
     assert!(begun.elapsed() <= timings.wait_budget);
+}
+
+/// Notes the tenants that it is asked for.
+#[derive(Clone, Debug, Default)]
+struct Tenants(Arc<Mutex<Vec<Option<String>>>>);
+
+impl Provider for Tenants {
+    fn refresh<'a>(
+        &'a self,
+        request: RefreshRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
+        let tenant = request.tenant.map(str::to_owned);
+        self.0.lock().unwrap().push(tenant);
+        let mut response = TokenResponse::new(UpstreamAccessToken::new("new"));
+        response.expiry = Expiry::After(HOUR);
+        async { Ok(response) }.boxed()
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        _request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>> {
+        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
+    }
+}
+
+#[tokio::test]
+async fn the_tenant_of_a_login_is_asked_for_at_every_refresh() {
+    let lab = Lab::start().await;
+    let tenants = Tenants::default();
+    let builder = lab.builder(MemoryStore::new()).lifetimes(long());
+    let builder = builder.provider("linear", tenants.clone());
+    let regrant = builder.start().await.unwrap();
+    let acme = regrant.issue(lab.login().tenant("acme")).await.unwrap();
+    let none = lab.issue(&regrant).await;
+    let witness = regrant.layer("linear").unwrap().layer(lab.witness());
+    for _ in 0..2 {
+        lab.clock.advance(2 * HOUR);
+        for issued in [&acme, &none] {
+            let request = post(issued.access_token.expose(), "");
+            assert_eq!(send(&witness, request).await.status, StatusCode::OK);
+        }
+    }
+
+    let acme = Some("acme".to_owned());
+    assert_eq!(*tenants.0.lock().unwrap(), [acme.clone(), None, acme, None]);
 }
 
 impl Line {
