@@ -8,7 +8,7 @@
 //! | [`Terminal`](ProviderErrorKind::Terminal) | is dead | record it, never send it again |
 //! | [`Misconfigured`](ProviderErrorKind::Misconfigured) | is fine | alarm; 503 |
 //! | [`Transient`](ProviderErrorKind::Transient) | is fine | try later |
-//! | [`Unsendable`](ProviderErrorKind::Unsendable) | is fine | try later; the provider is not to blame |
+//! | [`Rejected`](ProviderErrorKind::Rejected) | is fine | try later; the provider is not to blame |
 //! | [`Ambiguous`](ProviderErrorKind::Ambiguous) | may be spent | read the store again, try later |
 //! | [`Unsupported`](ProviderErrorKind::Unsupported) | there is no such thing | serve until the access token expires |
 //!
@@ -296,7 +296,7 @@ impl fmt::Display for ProviderError {
             }
             ProviderErrorKind::Terminal => "the provider ended the login",
             ProviderErrorKind::Transient => "the provider cannot answer now",
-            ProviderErrorKind::Unsendable => "no request can be made for this credential",
+            ProviderErrorKind::Rejected => "the request for this credential is refused",
             ProviderErrorKind::Unsupported => "the provider cannot refresh",
         })?;
         match &self.code {
@@ -333,9 +333,10 @@ pub enum ProviderErrorKind {
     Terminal,
     /// It is untouched: the provider is away, busy or limiting us.
     Transient,
-    /// It is untouched: with what belongs to this credential, such as its
-    /// tenant, no request can be made. That says nothing of the provider.
-    Unsendable,
+    /// It is untouched: the request for this credential cannot be made (its
+    /// tenant is none), or is refused without a word on the token. That says
+    /// nothing of other credentials.
+    Rejected,
     /// This provider has no such thing.
     Unsupported,
 }

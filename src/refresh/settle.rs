@@ -64,7 +64,7 @@ impl Verdict {
                 RefreshErrorKind::Provider,
                 Outcome::Ambiguous,
             ),
-            ProviderErrorKind::Transient | ProviderErrorKind::Unsendable => (
+            ProviderErrorKind::Transient | ProviderErrorKind::Rejected => (
                 core.jitter
                     .spread(doubled(TRANSIENT_PAUSE, row.failures, LONGEST_PAUSE)),
                 RefreshErrorKind::Provider,

@@ -131,8 +131,9 @@ impl Attempt {
                 permit.works();
                 Duration::ZERO
             }
-            // It was not asked: a user's tenant must not stop it for others.
-            ProviderErrorKind::Unsendable => Duration::ZERO,
+            // It concerns one credential: whoever can have a bad one must not
+            // stop the provider for others.
+            ProviderErrorKind::Rejected => Duration::ZERO,
             ProviderErrorKind::Ambiguous
             | ProviderErrorKind::Misconfigured
             | ProviderErrorKind::Transient => {

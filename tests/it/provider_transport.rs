@@ -148,7 +148,7 @@ async fn a_tenant_has_its_own_path_and_without_one_nothing_is_sent() {
         Some("a.b"),
     ] {
         let error = refresh_at(&provider, tenant).await.unwrap_err();
-        assert_eq!(error.kind(), ProviderErrorKind::Unsendable, "{tenant:?}");
+        assert_eq!(error.kind(), ProviderErrorKind::Rejected, "{tenant:?}");
     }
     assert_eq!(server.connections(), 1);
 }

@@ -68,14 +68,13 @@ impl Endpoint {
             Self::Fixed(url) => return Ok(url.clone()),
             Self::Template { before, after } => (before, after),
         };
-        let refused =
-            |reason| ProviderError::from(ProviderErrorKind::Unsendable).with_source(reason);
+        let refused = |reason| ProviderError::from(ProviderErrorKind::Rejected).with_source(reason);
         let tenant = tenant.ok_or_else(|| refused("the credential has no tenant"))?;
         if !is_label(tenant) {
             return Err(refused("the tenant is not a DNS label in lower case"));
         }
         Url::parse(&format!("{before}{tenant}{after}"))
-            .map_err(|error| ProviderError::from(ProviderErrorKind::Unsendable).with_source(error))
+            .map_err(|error| ProviderError::from(ProviderErrorKind::Rejected).with_source(error))
     }
 
     /// Whether the tenant decides which host is asked.
@@ -225,7 +224,7 @@ mod tests {
             "a b", " a", "a\n", "a\\b", "é", "ａ", "а", "[::1]", &too_long,
         ] {
             let error = template.url(Some(tenant)).unwrap_err();
-            assert_eq!(error.kind(), ProviderErrorKind::Unsendable, "{tenant:?}");
+            assert_eq!(error.kind(), ProviderErrorKind::Rejected, "{tenant:?}");
         }
         assert!(template.url(None).is_err());
     }

@@ -92,15 +92,13 @@ impl ResponseShape {
         }
         let kind = self.own_kind(code).unwrap_or(match code {
             "invalid_grant" => ProviderErrorKind::Terminal,
-            "invalid_client"
-            | "unauthorized_client"
-            | "unsupported_grant_type"
-            | "invalid_scope"
-            | "invalid_request"
-            | "invalid_target" => ProviderErrorKind::Misconfigured,
-            // `temporarily_unavailable`, `server_error`, `slow_down`, and words
-            // that nobody knows: those never end a login.
-            _ => ProviderErrorKind::Transient,
+            "invalid_client" | "unauthorized_client" => ProviderErrorKind::Misconfigured,
+            "temporarily_unavailable" | "server_error" | "slow_down" => {
+                ProviderErrorKind::Transient
+            }
+            // `invalid_request`, `invalid_scope` and words that nobody knows:
+            // they never end a login, and often they are about one user only.
+            _ => ProviderErrorKind::Rejected,
         });
         let is_refusal = matches!(status.as_u16(), 200 | 400 | 401 | 403);
         if kind == ProviderErrorKind::Terminal && !is_refusal {

@@ -290,7 +290,11 @@ fn only_a_refusal_ends_a_login() {
         (401, r#"{"error":"invalid_client"}"#, Misconfigured),
         (400, r#"{"error":"unauthorized_client"}"#, Misconfigured),
         (503, r#"{"error":"invalid_client"}"#, Transient),
-        (400, r#"{"error":"something_new"}"#, Transient),
+        (
+            400,
+            r#"{"error":"something_new"}"#,
+            ProviderErrorKind::Rejected,
+        ),
         (400, "<html>Bad Request</html>", Transient),
         (401, "", Transient),
         (302, "", Transient),
