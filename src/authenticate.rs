@@ -22,6 +22,7 @@ use crate::credential::Cell;
 use crate::credential::Snapshot;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::id::GrantId;
 use crate::refresh;
 use crate::refresh::Want;
 use crate::rejection::Rejection;
@@ -147,6 +148,29 @@ async fn read(
         revocation_entry: claims.revocation_entry(),
     };
     Ok(core.cache.keep(grant, cell, token, now, epoch))
+}
+
+/// Whether a grant that was good when its request came still is.
+pub(crate) async fn still_granted(core: &Core, id: GrantId) -> Result<(), RefreshError> {
+    let now = core.clock.now();
+    let known = core.cache.current(id, now, core.timings.staleness);
+    let is_good = |grant: &Grant| {
+        grant.revoked.is_none() && now < grant.created_at + core.lifetimes.refresh_absolute
+    };
+    let still = match known {
+        Some(entry) => is_good(&entry.grant),
+        None => core
+            .store
+            .grant(id)
+            .await
+            .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?
+            .is_some_and(|grant| is_good(&grant)),
+    };
+    if still {
+        Ok(())
+    } else {
+        Err(RefreshErrorKind::Terminal.into())
+    }
 }
 
 /// Reads the credential of a grant and brings what this process knows of it up

@@ -53,9 +53,21 @@ impl GrantCache {
         now: SystemTime,
         staleness: Duration,
     ) -> Option<Arc<Entry>> {
+        self.current(id, now, staleness)
+            .filter(|entry| entry.has_verified(digest, now))
+    }
+
+    /// The grant, if it was read within `staleness` and has not ended here
+    /// since.
+    pub(crate) fn current(
+        &self,
+        id: GrantId,
+        now: SystemTime,
+        staleness: Duration,
+    ) -> Option<Arc<Entry>> {
         self.grants
             .get(&id)
-            .filter(|entry| entry.is_current(now, staleness) && entry.has_verified(digest, now))
+            .filter(|entry| entry.is_current(now, staleness))
     }
 
     /// To be noted before a grant is read that will be kept.

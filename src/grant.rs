@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::authenticate;
 use crate::authenticate::Authenticated;
 use crate::cache::Entry;
 use crate::credential::Snapshot;
@@ -111,7 +112,10 @@ impl GrantContext {
     /// If there is none to be had within the
     /// [wait budget](crate::settings::Timings::wait_budget);
     /// [`RefreshErrorKind`](crate::error::RefreshErrorKind) says who must act.
+    /// A grant that has been revoked or has expired is as good as a login that
+    /// has ended.
     pub async fn fresh(&self) -> Result<Self, RefreshError> {
+        authenticate::still_granted(&self.core, self.id()).await?;
         let cell = &self.entry.cell;
         let generation = cell.current().generation;
         let want = if cell.is_reported(generation) {

@@ -3,7 +3,8 @@
 //! An inner layer, for those routes that need it: it reads JSON answers up to a
 //! bound, asks you, and marks what you call expired with [`Expired`], which the
 //! [`RefreshLayer`](crate::RefreshLayer) around it understands. Everything
-//! else, streams above all, passes untouched.
+//! else passes untouched: streams, bodies that are compressed, too long or too
+//! slow.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -23,6 +25,7 @@ use http_body::Frame;
 use http_body::SizeHint;
 use pin_project_lite::pin_project;
 use serde_json::Value;
+use tokio::time::Sleep;
 use tower::Layer;
 use tower::Service;
 
@@ -49,6 +52,7 @@ use super::Expired;
 pub struct ExpiredInBodyLayer<F> {
     judge: Arc<F>,
     limit: usize,
+    patience: Duration,
 }
 
 impl<F> ExpiredInBodyLayer<F>
@@ -62,6 +66,7 @@ where
         Self {
             judge: Arc::new(judge),
             limit: DEFAULT_LIMIT,
+            patience: DEFAULT_PATIENCE,
         }
     }
 
@@ -71,6 +76,13 @@ where
         self.limit = bytes;
         self
     }
+
+    /// How long a response is held back until its body is there. The default is
+    /// 1 s.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
 }
 
 impl<F> Clone for ExpiredInBodyLayer<F> {
@@ -78,6 +90,7 @@ impl<F> Clone for ExpiredInBodyLayer<F> {
         Self {
             judge: Arc::clone(&self.judge),
             limit: self.limit,
+            patience: self.patience,
         }
     }
 }
@@ -189,6 +202,7 @@ where
                 bytes: 0,
                 is_whole: false,
                 rest: Box::pin(body),
+                patience: Box::pin(tokio::time::sleep(this.layer.patience)),
             });
         }
     }
@@ -207,13 +221,17 @@ struct Reading<B: Body> {
     bytes: usize,
     is_whole: bool,
     rest: Pin<Box<B>>,
+    patience: Pin<Box<Sleep>>,
 }
 
 impl<B: Body<Data = Bytes>> Reading<B> {
-    /// Ready when the body has ended, or is too long, or broke.
+    /// Ready when the body has ended, is too long or too slow, or broke.
     fn poll(&mut self, context: &mut Context<'_>, limit: usize) -> Poll<()> {
         loop {
-            let Some(frame) = ready!(self.rest.as_mut().poll_frame(context)) else {
+            let Poll::Ready(frame) = self.rest.as_mut().poll_frame(context) else {
+                return self.patience.as_mut().poll(context);
+            };
+            let Some(frame) = frame else {
                 self.is_whole = true;
                 return Poll::Ready(());
             };
@@ -361,3 +379,4 @@ fn is_json(head: &Parts) -> bool {
 }
 
 const DEFAULT_LIMIT: usize = 16 * 1024;
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(1);

@@ -12,6 +12,8 @@ use http::Response;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use http_body_util::Full;
+use http_body_util::channel::Channel;
+use regrant::BoxError;
 use regrant::GrantContext;
 use regrant::Issued;
 use regrant::Regrant;
@@ -95,6 +97,50 @@ async fn a_handler_reports_an_expired_credential_and_gets_a_new_one() {
     assert!(error.retry_after().is_some());
     lab.clock.advance(Duration::from_secs(60));
     assert_eq!(fresh.fresh().await.unwrap().credential_generation(), 2);
+}
+
+#[tokio::test]
+async fn a_handler_gets_nothing_more_for_a_grant_that_was_revoked() {
+    let (lab, regrant, issued) = issued().await;
+    let grant = handle(&regrant, &issued).await;
+    lab.clock.advance(HOUR);
+    // Here at once; elsewhere within the staleness bound.
+    assert!(regrant.revoke(issued.grant_id).await.unwrap());
+
+    let error = grant.fresh().await.unwrap_err();
+
+    assert_eq!(error.kind(), RefreshErrorKind::Terminal);
+    assert_eq!(lab.provider.counts().calls, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_trickles_is_not_held_back_for_long() {
+    // Too slow, or too long without saying so beforehand.
+    for (limit, held) in [(100, 1), (2, 0)] {
+        let (mut sender, body) = Channel::<Bytes, BoxError>::new(4);
+        let body = Arc::new(Mutex::new(Some(body)));
+        let upstream = tower::service_fn(move |_request: Request<String>| {
+            let body = body.lock().unwrap().take().unwrap();
+            let response = Response::builder().header("content-type", "application/json");
+            async { Ok::<_, Infallible>(response.body(body).unwrap()) }
+        });
+        let gateway = ExpiredInBodyLayer::new(says_401).limit(limit);
+        let gateway = gateway.layer(upstream);
+        sender.send_data(Bytes::from_static(b"[1,")).await.unwrap();
+        let begun = tokio::time::Instant::now();
+
+        let answer = gateway.oneshot(Request::new(String::new())).await;
+
+        assert_eq!(begun.elapsed(), Duration::from_secs(held));
+        let mut body = answer.unwrap().into_body();
+        sender.send_data(Bytes::from_static(b"2]")).await.unwrap();
+        drop(sender);
+        for part in ["[1,", "2]"] {
+            let frame = body.frame().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), part);
+        }
+        assert!(body.frame().await.is_none());
+    }
 }
 
 #[tokio::test]
