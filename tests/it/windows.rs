@@ -225,6 +225,21 @@ async fn a_provider_that_fails_five_times_in_a_row_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_credential_that_is_rejected_stops_nobody_else() {
+    let two = Two::start().await;
+    for _ in 0..8 {
+        let rejected = Fate::Refused(ProviderErrorKind::Rejected, None);
+        two.provider.then(rejected);
+        let answer = two.ask(&two.ada).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        two.lab.clock.advance(30 * SECOND);
+    }
+    assert_eq!(two.provider.calls(), 8);
+
+    assert_eq!(two.ask(&two.bob).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn the_back_off_of_a_credential_grows_to_half_a_minute() {
     let lab = Lab::start().await;
     let store = MemoryStore::new();
