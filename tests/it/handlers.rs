@@ -129,7 +129,8 @@ async fn a_body_that_trickles_is_not_held_back_for_long() {
         sender.send_data(Bytes::from_static(b"[1,")).await.unwrap();
         let begun = tokio::time::Instant::now();
 
-        let answer = gateway.oneshot(Request::new(String::new())).await;
+        let answer = gateway.oneshot(Request::new(String::new()));
+        let answer = tokio::time::timeout(HOUR, answer).await.unwrap();
 
         assert_eq!(begun.elapsed(), Duration::from_secs(held));
         let mut body = answer.unwrap().into_body();
