@@ -128,18 +128,12 @@ impl GrantCache {
         id: CredentialId,
         snapshot: Snapshot,
     ) -> (Arc<Cell>, Arc<Snapshot>) {
-        if let Some(cell) = self.cells.get(&id) {
+        let pinned = lock(&self.pinned).get(&id).cloned();
+        if let Some(cell) = pinned.or_else(|| self.cells.get(&id)) {
             let snapshot = cell.adopt(snapshot);
             return (cell, snapshot);
         }
-        let pinned = lock(&self.pinned).get(&id).cloned();
-        let new = match pinned {
-            Some(cell) => {
-                cell.adopt(snapshot);
-                cell
-            }
-            None => Arc::new(Cell::new(id, snapshot)),
-        };
+        let new = Arc::new(Cell::new(id, snapshot));
         let Ok(cell) = self
             .cells
             .get_or_insert_with(&id, || Ok::<_, Infallible>(Arc::clone(&new)));

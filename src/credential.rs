@@ -39,8 +39,8 @@ pub(crate) struct Cell {
     /// The same, of the generation that the provider ended. The store may not
     /// know yet.
     ended: AtomicU64,
-    /// The same, of the generation that a handler reported as expired.
-    reported: AtomicU64,
+    /// The same, of the generation that the provider says it cannot refresh.
+    unsupported: AtomicU64,
     /// When whoever can do without may try to refresh again, in milliseconds
     /// since the Unix epoch.
     resting_until: AtomicU64,
@@ -53,7 +53,7 @@ impl Cell {
             current: RwLock::new(Arc::new(snapshot)),
             refused: AtomicU64::new(0),
             ended: AtomicU64::new(0),
-            reported: AtomicU64::new(0),
+            unsupported: AtomicU64::new(0),
             resting_until: AtomicU64::new(0),
         }
     }
@@ -96,13 +96,13 @@ impl Cell {
         self.refused.load(Ordering::Relaxed) == generation + 1
     }
 
-    /// A handler says that the upstream refused this generation.
-    pub(crate) fn report(&self, generation: u64) {
-        self.reported.store(generation + 1, Ordering::Relaxed);
+    /// The provider cannot refresh this generation.
+    pub(crate) fn note_unsupported(&self, generation: u64) {
+        self.unsupported.store(generation + 1, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_reported(&self, generation: u64) -> bool {
-        self.reported.load(Ordering::Relaxed) == generation + 1
+    pub(crate) fn is_unsupported(&self, generation: u64) -> bool {
+        self.unsupported.load(Ordering::Relaxed) == generation + 1
     }
 
     pub(crate) fn current(&self) -> Arc<Snapshot> {
@@ -113,12 +113,21 @@ impl Cell {
     pub(crate) fn adopt(&self, snapshot: impl Into<Arc<Snapshot>>) -> Arc<Snapshot> {
         let snapshot = snapshot.into();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // What has ended may be begun anew, under the same name.
         let is_news = snapshot.generation > current.generation
-            || (snapshot.generation == current.generation && snapshot.terminal);
+            || (snapshot.generation == current.generation && snapshot.terminal)
+            || current.terminal;
         if is_news {
             *current = snapshot;
+            self.resting_until.store(0, Ordering::Relaxed);
         }
         Arc::clone(&current)
+    }
+
+    /// Takes over what the store has in place of what is known.
+    pub(crate) fn replace(&self, snapshot: Snapshot) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(snapshot);
     }
 }
 

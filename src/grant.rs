@@ -37,7 +37,7 @@ use crate::state::Core;
 /// # async fn call(_token: &str) -> u16 { 200 }
 ///
 /// async fn upstream(grant: &GrantContext) -> Result<u16, RefreshError> {
-///     let grant = grant.fresh().await?;
+///     let mut grant = grant.fresh().await?;
 ///     let status = call(grant.access_token().expose()).await;
 ///     if status != 401 {
 ///         return Ok(status);
@@ -52,6 +52,7 @@ pub struct GrantContext {
     core: Arc<Core>,
     entry: Arc<Entry>,
     snapshot: Arc<Snapshot>,
+    is_reported: bool,
 }
 
 impl GrantContext {
@@ -60,6 +61,7 @@ impl GrantContext {
             core: Arc::clone(core),
             entry: Arc::clone(&authenticated.entry),
             snapshot: Arc::clone(&authenticated.snapshot),
+            is_reported: false,
         }
     }
 
@@ -97,9 +99,9 @@ impl GrantContext {
     /// Says that the upstream refused [`access_token`](Self::access_token), and
     /// has it refreshed, at most once a minute for one credential. Nothing
     /// happens if it has been refreshed since.
-    pub fn report_expired(&self) {
+    pub fn report_expired(&mut self) {
+        self.is_reported = true;
         let generation = self.snapshot.generation;
-        self.entry.cell.report(generation);
         let provider = &self.entry.grant.provider;
         refresh::forced(&self.core, &self.entry.cell, provider, generation);
     }
@@ -117,9 +119,8 @@ impl GrantContext {
     pub async fn fresh(&self) -> Result<Self, RefreshError> {
         authenticate::still_granted(&self.core, self.id()).await?;
         let cell = &self.entry.cell;
-        let generation = cell.current().generation;
-        let want = if cell.is_reported(generation) {
-            Want::NewerThan(generation)
+        let want = if self.is_reported {
+            Want::NewerThan(self.snapshot.generation)
         } else {
             Want::Usable
         };
@@ -128,6 +129,7 @@ impl GrantContext {
 
         Ok(Self {
             snapshot,
+            is_reported: false,
             ..self.clone()
         })
     }

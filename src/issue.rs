@@ -262,7 +262,7 @@ impl Regrant {
     async fn link(&self, login: &Login, now: SystemTime) -> Result<CredentialId, IssueError> {
         let core = &self.core;
         let id = login.credential_id();
-        let mut secrets = Secrets {
+        let secrets = Secrets {
             access_token: login.access_token.clone(),
             refresh_token: login.refresh_token.clone(),
             tenant: login.tenant.clone(),
@@ -277,7 +277,7 @@ impl Regrant {
             provider: login.provider.clone(),
             subject: login.subject.clone(),
             generation: 0,
-            sealed: seal(&secrets, 0)?,
+            sealed: Vec::new(),
             expires_at: login.expiry.of_login(&login.access_token, now),
             refreshed_at: now,
             not_before: None,
@@ -287,20 +287,29 @@ impl Regrant {
             failures: 0,
             terminal: None,
         };
-        match core.store.insert_credential(row.clone()).await {
-            Ok(()) => return Ok(id),
-            Err(error) if error.kind() == StoreErrorKind::Conflict => {}
-            Err(error) => return Err(error.into()),
-        }
-        for _ in 0..RELINK_TRIES {
-            let known = core.store.credential(id).await?;
-            let known = known.ok_or(StoreError::from(StoreErrorKind::Corrupt))?;
+        for _ in 0..LINK_TRIES {
+            let Some(known) = core.store.credential(id).await? else {
+                (row.generation, row.sealed) = (0, seal(&secrets, 0)?);
+                match core.store.insert_credential(row.clone()).await {
+                    Err(error) if error.kind() != StoreErrorKind::Conflict => {
+                        return Err(error.into());
+                    }
+                    // Read again: where an answer was lost, the row may be
+                    // somebody else's.
+                    Ok(()) | Err(_) => continue,
+                }
+            };
+            let is_ours = known.sealed == row.sealed;
+            let (snapshot, spendable) = credential::open(core, &known)
+                .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
             // Some providers give a refresh token at the first login only. One
-            // that still works is not thrown away for none.
-            if login.refresh_token.is_none() && known.terminal.is_none() {
-                let (_snapshot, spendable) = credential::open(core, &known)
-                    .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
-                secrets.refresh_token = spendable.map(|spendable| spendable.refresh_token);
+            // that works is not thrown away for none, nor taken out of the
+            // hands of somebody who is just spending it.
+            let is_better =
+                login.refresh_token.is_none() && spendable.is_some() && !snapshot.terminal;
+            if is_ours || is_better {
+                core.cache.credential(id, snapshot);
+                return Ok(id);
             }
             row.generation = known.generation + 1;
             row.sealed = seal(&secrets, row.generation)?;
@@ -309,13 +318,8 @@ impl Regrant {
                 expires_at: row.expires_at,
                 refreshed_at: row.refreshed_at,
             };
-            if core.store.replace(id, known.generation, tokens).await? {
-                let (snapshot, _spendable) = credential::open(core, &row)
-                    .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
-                core.cache.credential(id, snapshot);
-                return Ok(id);
-            }
-            // A refresh came in between.
+            // Whoever won, the next look tells.
+            core.store.replace(id, known.generation, tokens).await?;
         }
         Err(StoreError::from(StoreErrorKind::Unavailable).into())
     }
@@ -385,5 +389,5 @@ impl Error for IssueError {
     }
 }
 
-/// Each one is lost only to a refresh that was stored meanwhile.
-const RELINK_TRIES: usize = 8;
+/// Two are enough but for a refresh that is stored in between.
+const LINK_TRIES: usize = 8;

@@ -124,22 +124,23 @@ impl Attempt {
 
         let core = Arc::clone(&self.core);
         let provider = Arc::clone(core.provider(&row.provider)?);
-        let permit = match core
-            .breakers
-            .admit(&row.provider, spendable.tenant.as_deref(), now)
-        {
-            Ok(permit) => permit,
-            Err(Open { wait, kind }) if kind == RefreshErrorKind::Misconfigured => {
-                // Only the operator can help: nobody needs to wait for that.
-                return Err(RefreshError::from(kind).with_retry_after(Some(wait)));
-            }
-            Err(Open { wait, kind }) => {
-                return Ok(Step::Wait {
-                    at_least: wait,
-                    error: kind.into(),
-                });
-            }
-        };
+        let permit =
+            match core
+                .breakers
+                .admit(&row.provider, spendable.tenant.as_deref(), row.id, now)
+            {
+                Ok(permit) => permit,
+                Err(Open { wait, kind }) if kind == RefreshErrorKind::Misconfigured => {
+                    // Only the operator can help: nobody needs to wait for that.
+                    return Err(RefreshError::from(kind).with_retry_after(Some(wait)));
+                }
+                Err(Open { wait, kind }) => {
+                    return Ok(Step::Wait {
+                        at_least: wait,
+                        error: kind.into(),
+                    });
+                }
+            };
         let holder = match self.holder {
             Some(holder) => holder,
             None => *self.holder.insert(holder()?),
@@ -197,7 +198,8 @@ impl Attempt {
                 error: RefreshError::new(RefreshErrorKind::Store, what),
             }));
         }
-        if !is_refreshable {
+        let is_unsupported = self.cell.is_unsupported(row.generation);
+        if !is_refreshable || (is_unsupported && current.is_unexpired(now)) {
             return match self.want {
                 Want::NewerThan(_) => Err(RefreshErrorKind::NotRefreshable.into()),
                 Want::Early | Want::Usable if current.is_unexpired(now) => {
@@ -269,7 +271,7 @@ fn holder() -> Result<LeaseHolder, RefreshError> {
     random_bytes().map_err(|error| RefreshError::new(RefreshErrorKind::Sealed, error))
 }
 
-fn missing_row() -> RefreshError {
+pub(super) fn missing_row() -> RefreshError {
     RefreshError::new(
         RefreshErrorKind::Store,
         "a grant refers to a credential that is not there",

@@ -5,9 +5,13 @@
 //! | what the provider does | the circuit |
 //! |---|---|
 //! | answers, a refusal of the refresh token included | closes |
-//! | refuses the gateway itself | opens at once, 30 s, then longer each time |
+//! | refuses the gateway itself | opens, 30 s, then longer each time |
 //! | says `Retry-After` | opens at once, for that long |
 //! | fails, five times in a row | opens, 1 s, then longer each time |
+//!
+//! Trouble with one credential alone opens nothing, whatever the provider calls
+//! it, and who found the circuit still broken lets others go first next time:
+//! one bad credential must not stop everybody.
 //!
 //! Where each tenant has a host of its own, each has a circuit of its own: one
 //! that is away must not stop the others. It knows one process. Replicas find out for themselves, one call each.
@@ -21,6 +25,7 @@ use std::time::SystemTime;
 use super::settle::LONGEST_RETRY_AFTER;
 use super::settle::doubled;
 use crate::error::RefreshErrorKind;
+use crate::id::CredentialId;
 use crate::jitter::Jitter;
 use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
@@ -46,13 +51,14 @@ impl Breakers {
         &self,
         provider: &str,
         tenant: Option<&str>,
+        credential: CredentialId,
         now: SystemTime,
     ) -> Result<Permit<'_>, Open> {
         let key = (provider.into(), tenant.map(Into::into));
         let mut circuits = lock(&self.0);
         let is_probe = match circuits.get_mut(&key) {
             Some(circuit) if circuit.is_open() => {
-                circuit.probe(now)?;
+                circuit.probe(credential, now)?;
                 true
             }
             Some(_) | None => false,
@@ -60,6 +66,7 @@ impl Breakers {
         Ok(Permit {
             breakers: self,
             key,
+            credential,
             is_probe,
         })
     }
@@ -81,13 +88,18 @@ impl fmt::Debug for Breakers {
 pub(super) struct Permit<'a> {
     breakers: &'a Breakers,
     key: Key,
+    credential: CredentialId,
     is_probe: bool,
 }
 
 impl Permit<'_> {
     /// The provider works: it gave tokens, or its verdict on a refresh token.
     pub(super) fn works(self) {
-        lock(&self.breakers.0).remove(&self.key);
+        let mut circuits = lock(&self.breakers.0);
+        // What was under way when it opened says nothing of now.
+        if self.is_probe || circuits.get(&self.key).is_some_and(|c| !c.is_open()) {
+            circuits.remove(&self.key);
+        }
     }
 
     /// It does not. How long the circuit is open now; zero if it is not.
@@ -101,9 +113,10 @@ impl Permit<'_> {
         if circuit.is_open() && !self.is_probe {
             return circuit.remaining(now).unwrap_or_default();
         }
-        let wait = circuit.fail(error, jitter);
+        let wait = circuit.fail(self.credential, error, jitter);
         if wait > Duration::ZERO {
             circuit.open_until = Some(now + wait);
+            circuit.opened_for = wait;
             tracing::error!(
                 provider = &*self.key.0,
                 seconds = wait.as_secs_f64(),
@@ -131,6 +144,12 @@ struct Circuit {
     failures: u32,
     refusals: u32,
     open_until: Option<SystemTime>,
+    opened_for: Duration,
+    /// Whose attempt failed first, and whose failed last.
+    first: Option<CredentialId>,
+    last: Option<CredentialId>,
+    /// It is not one credential alone that fails.
+    is_common: bool,
     /// One attempt is finding out.
     is_probed: bool,
 }
@@ -141,7 +160,7 @@ impl Circuit {
     }
 
     /// The right to find out, once the time is over.
-    fn probe(&mut self, now: SystemTime) -> Result<(), Open> {
+    fn probe(&mut self, credential: CredentialId, now: SystemTime) -> Result<(), Open> {
         let kind = if self.refusals > 0 {
             RefreshErrorKind::Misconfigured
         } else {
@@ -149,7 +168,7 @@ impl Circuit {
         };
         match self.remaining(now) {
             Some(wait) => Err(Open { wait, kind }),
-            None if self.is_probed => Err(Open {
+            None if self.is_probed || self.goes_last(credential, now) => Err(Open {
                 wait: Duration::ZERO,
                 kind,
             }),
@@ -160,6 +179,15 @@ impl Circuit {
         }
     }
 
+    /// For as long again as it was open, if others use this provider at all.
+    fn goes_last(&self, credential: CredentialId, now: SystemTime) -> bool {
+        self.is_common
+            && self.last == Some(credential)
+            && self
+                .open_until
+                .is_some_and(|until| now < until + self.opened_for)
+    }
+
     fn remaining(&self, now: SystemTime) -> Option<Duration> {
         self.open_until?
             .duration_since(now)
@@ -168,12 +196,22 @@ impl Circuit {
             .filter(|wait| !wait.is_zero() && *wait <= LONGEST_RETRY_AFTER)
     }
 
-    fn fail(&mut self, error: &ProviderError, jitter: &Jitter) -> Duration {
+    /// How long nobody may ask from now on.
+    fn fail(
+        &mut self,
+        credential: CredentialId,
+        error: &ProviderError,
+        jitter: &Jitter,
+    ) -> Duration {
+        self.is_common |= *self.first.get_or_insert(credential) != credential;
+        self.last = Some(credential);
         let asked = error.retry_after().unwrap_or_default();
         self.failures = self.failures.saturating_add(1);
         let own = if error.kind() == ProviderErrorKind::Misconfigured {
             self.refusals = self.refusals.saturating_add(1);
-            doubled(REFUSED_PAUSE, self.refusals - 1, LONGEST_RETRY_AFTER)
+            // It takes two to open it.
+            let further = self.refusals.saturating_sub(2);
+            doubled(REFUSED_PAUSE, further, LONGEST_RETRY_AFTER)
         } else {
             self.refusals = 0;
             match self.failures.checked_sub(TOLERATED_FAILURES) {
@@ -183,6 +221,7 @@ impl Circuit {
                 None => Duration::ZERO,
             }
         };
+        let own = if self.is_common { own } else { Duration::ZERO };
         own.max(asked).min(LONGEST_RETRY_AFTER)
     }
 }
@@ -196,13 +235,19 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU8;
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     struct Bench {
         breakers: Breakers,
         jitter: Jitter,
         now: SystemTime,
+        turn: AtomicU8,
     }
+
+    const THIRD: CredentialId = CredentialId::from_bytes([3; 16]);
 
     impl Bench {
         fn new() -> Self {
@@ -210,17 +255,20 @@ mod tests {
                 breakers: Breakers::default(),
                 jitter: Jitter::new(Some(1)),
                 now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000),
+                turn: AtomicU8::new(0),
             }
         }
 
+        /// Of two credentials, in turns.
         fn fail(&self, error: impl Into<ProviderError>) -> Duration {
-            let permit = self.breakers.admit("p", None, self.now).ok().unwrap();
+            let id = CredentialId::from_bytes([self.turn.fetch_xor(1, Ordering::Relaxed); 16]);
+            let permit = self.breakers.admit("p", None, id, self.now).ok().unwrap();
             permit.fails(&error.into(), self.now, &self.jitter)
         }
 
         fn wait(&self) -> Option<Duration> {
             self.breakers
-                .admit("p", None, self.now)
+                .admit("p", None, THIRD, self.now)
                 .err()
                 .map(|open| open.wait)
         }
@@ -234,7 +282,7 @@ mod tests {
         }
         bench
             .breakers
-            .admit("p", None, bench.now)
+            .admit("p", None, THIRD, bench.now)
             .ok()
             .unwrap()
             .works();
@@ -246,7 +294,12 @@ mod tests {
             let open = bench.fail(ProviderErrorKind::Transient);
             assert!(open >= Duration::from_secs(1) && open <= LONGEST_FAILING_PAUSE);
             assert_eq!(bench.wait(), Some(open));
-            assert!(bench.breakers.admit("other", None, bench.now).is_ok());
+            assert!(
+                bench
+                    .breakers
+                    .admit("other", None, THIRD, bench.now)
+                    .is_ok()
+            );
             longest = longest.max(open);
             bench.now += open;
         }
@@ -256,18 +309,27 @@ mod tests {
     #[test]
     fn one_attempt_finds_out_for_all() {
         let mut bench = Bench::new();
+        bench.fail(ProviderErrorKind::Misconfigured);
         let open = bench.fail(ProviderErrorKind::Misconfigured);
         assert_eq!(open, REFUSED_PAUSE);
         bench.now += open;
 
-        let probe = bench.breakers.admit("p", None, bench.now).ok().unwrap();
+        let probe = bench
+            .breakers
+            .admit("p", None, THIRD, bench.now)
+            .ok()
+            .unwrap();
         assert_eq!(bench.wait(), Some(Duration::ZERO), "somebody is at it");
         drop(probe);
-        let probe = bench.breakers.admit("p", None, bench.now).ok().unwrap();
+        let probe = bench
+            .breakers
+            .admit("p", None, THIRD, bench.now)
+            .ok()
+            .unwrap();
         probe.works();
         let (one, two) = (
-            bench.breakers.admit("p", None, bench.now),
-            bench.breakers.admit("p", None, bench.now),
+            bench.breakers.admit("p", None, THIRD, bench.now),
+            bench.breakers.admit("p", None, THIRD, bench.now),
         );
         assert!(one.is_ok() && two.is_ok());
     }
@@ -285,19 +347,62 @@ mod tests {
     #[test]
     fn a_tenant_that_is_away_stops_nobody_else() {
         let bench = Bench::new();
-        for _ in 0..9 {
-            if let Ok(permit) = bench.breakers.admit("p", Some("a"), bench.now) {
+        let admit = |tenant, id| {
+            let id = CredentialId::from_bytes([id; 16]);
+            bench.breakers.admit("p", Some(tenant), id, bench.now)
+        };
+        for number in 0..9 {
+            if let Ok(permit) = admit("a", number) {
                 let error = ProviderErrorKind::Transient.into();
                 permit.fails(&error, bench.now, &bench.jitter);
             }
         }
-        assert!(bench.breakers.admit("p", Some("a"), bench.now).is_err());
-        assert!(bench.breakers.admit("p", Some("b"), bench.now).is_ok());
+        assert!(admit("a", 9).is_err());
+        assert!(admit("b", 9).is_ok());
+    }
+
+    #[test]
+    fn a_credential_that_fails_alone_opens_nothing_and_who_failed_last_goes_last() {
+        let mut bench = Bench::new();
+        let fail = |bench: &Bench, id| {
+            let admitted = bench.breakers.admit("p", None, id, bench.now);
+            let permit = admitted.ok()?;
+            let error = ProviderErrorKind::Misconfigured.into();
+            Some(permit.fails(&error, bench.now, &bench.jitter))
+        };
+        for _ in 0..20 {
+            assert_eq!(fail(&bench, THIRD), Some(Duration::ZERO));
+        }
+        let fourth = CredentialId::from_bytes([4; 16]);
+        let open = fail(&bench, fourth).unwrap();
+        assert!(open >= REFUSED_PAUSE);
+
+        bench.now += open;
+        assert_eq!(fail(&bench, fourth), None, "others first");
+        let probe = bench.breakers.admit("p", None, THIRD, bench.now);
+        assert!(probe.is_ok());
+        drop(probe);
+        bench.now += open;
+        assert!(fail(&bench, fourth).is_some(), "nobody else came");
+    }
+
+    #[test]
+    fn an_answer_that_was_under_way_when_it_opened_closes_nothing() {
+        let bench = Bench::new();
+        let early = bench.breakers.admit("p", None, THIRD, bench.now);
+        let asked = Some(Duration::from_secs(40));
+        let busy = ProviderError::from(ProviderErrorKind::Transient).with_retry_after(asked);
+        bench.fail(busy);
+
+        early.ok().unwrap().works();
+
+        assert_eq!(bench.wait(), asked);
     }
 
     #[test]
     fn a_clock_that_is_set_back_does_not_keep_it_open() {
         let mut bench = Bench::new();
+        bench.fail(ProviderErrorKind::Misconfigured);
         bench.fail(ProviderErrorKind::Misconfigured);
         bench.now -= Duration::from_secs(900);
         assert_eq!(bench.wait(), None);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::FIRST_PAUSE;
+use crate::credential;
 use crate::credential::Cell;
 use crate::error::RefreshErrorKind;
 use crate::provider::ProviderError;
@@ -52,10 +53,8 @@ impl Verdict {
                 RefreshErrorKind::NotRefreshable,
                 Outcome::ProviderMisconfigured,
             ),
-            // The circuit of the provider is open: the credential has no part
-            // in it.
             ProviderErrorKind::Misconfigured => (
-                Duration::ZERO,
+                back_off(core, row),
                 RefreshErrorKind::Misconfigured,
                 Outcome::ProviderMisconfigured,
             ),
@@ -65,8 +64,7 @@ impl Verdict {
                 Outcome::Ambiguous,
             ),
             ProviderErrorKind::Transient | ProviderErrorKind::Rejected => (
-                core.jitter
-                    .spread(doubled(TRANSIENT_PAUSE, row.failures, LONGEST_PAUSE)),
+                back_off(core, row),
                 RefreshErrorKind::Provider,
                 Outcome::TransientProvider,
             ),
@@ -86,9 +84,11 @@ impl Verdict {
     }
 
     fn terminal(reason: &str, outcome: Outcome) -> Self {
+        // It is written down, and not every store takes every text.
+        let is_plain = |c: &char| matches!(c, ' '..='~');
         Self {
             settlement: Settlement::Terminal {
-                reason: reason.to_owned(),
+                reason: reason.chars().filter(is_plain).take(64).collect(),
             },
             wait: Duration::ZERO,
             kind: RefreshErrorKind::Terminal,
@@ -97,13 +97,19 @@ impl Verdict {
     }
 }
 
+/// How long a credential is left alone after its next failure in a row.
+fn back_off(core: &Core, row: &Credential) -> Duration {
+    let wait = doubled(TRANSIENT_PAUSE, row.failures, LONGEST_PAUSE);
+    core.jitter.spread(wait)
+}
+
 /// How long to wait before a token is sent again that may be spent: time for
 /// whoever holds the answer to store it. There is no last attempt: as long as
 /// nobody knows, giving up would end a login that the provider may not have.
 pub(super) fn spacing(core: &Core, unsettled: u32) -> Duration {
     // With leases shorter than that, nobody waits for so long.
     let first = AMBIGUOUS_PAUSE.min(core.timings.lease);
-    doubled(first, unsettled, LONGEST_RETRY_AFTER)
+    doubled(first, unsettled, LONGEST_SPACING)
 }
 
 /// `first`, twice as long each further time.
@@ -126,27 +132,29 @@ impl Settling {
     }
 
     /// The row that counts from now on: ours, or what somebody else stored.
+    /// `None` if it is gone.
     ///
     /// # Errors
     ///
     /// If ours is not stored yet and may still be.
-    pub(super) async fn once(&self) -> Result<Credential, StoreError> {
+    pub(super) async fn once(&self) -> Result<Option<Credential>, StoreError> {
         let limit = self.core.timings.persist_timeout;
         tokio::time::timeout(limit, self.store())
             .await
             .map_err(|elapsed| StoreError::new(StoreErrorKind::Unavailable, elapsed))?
     }
 
-    async fn store(&self) -> Result<Credential, StoreError> {
+    async fn store(&self) -> Result<Option<Credential>, StoreError> {
         if self.settle().await? {
-            return Ok(self.row.clone());
+            return Ok(Some(self.row.clone()));
         }
         let Claim { id, generation, .. } = self.claim;
-        let stored = self.core.store.credential(id).await?;
-        let stored = stored.ok_or(StoreErrorKind::Corrupt)?;
+        let Some(stored) = self.core.store.credential(id).await? else {
+            return Ok(None);
+        };
         // An earlier try may have gone through unnoticed; then this is ours.
         if stored.sealed == self.row.sealed {
-            return Ok(stored);
+            return Ok(Some(stored));
         }
         let is_lost = stored.terminal.as_deref() == Some(LOST_IN_FLIGHT);
         if stored.generation > generation || (stored.terminal.is_some() && !is_lost) {
@@ -156,7 +164,7 @@ impl Settling {
                 stored = stored.generation,
                 "refreshed tokens came too late to be stored"
             );
-            return Ok(stored);
+            return Ok(Some(stored));
         }
         // Our lease ran out and another replica took its turn, with the token
         // that we had spent. What we hold is what came of it, so whatever that
@@ -168,7 +176,7 @@ impl Settling {
         };
         if self.core.store.replace(id, generation, tokens).await? {
             telemetry::count(&self.row.provider, Outcome::Recovered);
-            return Ok(self.row.clone());
+            return Ok(Some(self.row.clone()));
         }
         Err(StoreErrorKind::Unavailable.into())
     }
@@ -184,10 +192,19 @@ impl Settling {
         self.core.store.settle(self.claim, outcome).await
     }
 
+    /// What somebody else stored counts, though it has the number of ours.
+    fn give_way(&self, cell: &Cell, stored: &Credential) {
+        // If it does not open, that is an alarm already.
+        if let Ok((snapshot, _spendable)) = credential::open(&self.core, stored) {
+            cell.replace(snapshot);
+        }
+    }
+
     /// Goes on until the pair is stored. Until then this process serves it from
     /// `cell`, which must not be forgotten.
     pub(super) fn until_done(self, cell: &Arc<Cell>) {
         let pin = self.core.cache.pin(cell);
+        let cell = Arc::clone(cell);
         let tasks = self.core.tasks.clone();
         tasks.spawn(async move {
             loop {
@@ -195,13 +212,16 @@ impl Settling {
                 // lease over.
                 tokio::time::sleep(FIRST_PAUSE).await;
                 match self.once().await {
-                    Ok(_stored) => break tracing::info!("the refreshed credential is stored now"),
-                    Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                    Ok(Some(stored)) if stored.sealed == self.row.sealed => {
+                        break tracing::info!("the refreshed credential is stored now");
+                    }
+                    Ok(Some(stored)) => break self.give_way(&cell, &stored),
+                    Ok(None) => {
                         break tracing::error!(
-                            error = &error as &dyn std::error::Error,
                             "refreshed tokens cannot be stored: their row is gone"
                         );
                     }
+                    // Whatever it is, it may pass.
                     Err(_error) => tokio::time::sleep(SETTLE_PAUSE).await,
                 }
             }
@@ -228,6 +248,8 @@ const TRANSIENT_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Time for another replica's answer to arrive, should it be the one that counts.
 const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(2);
+/// Not longer either, for the same reason.
+const LONGEST_SPACING: Duration = Duration::from_secs(60);
 /// Between two tries to store; well below the one above.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);

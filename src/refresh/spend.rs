@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::attempt::Step;
+use super::attempt::missing_row;
 use super::breaker::Permit;
 use super::flight::Outcome;
 use super::settle::Settling;
@@ -45,7 +46,9 @@ impl Attempt {
             unsettled = row.unsettled,
             "an attempt to refresh was cut off: trying again in {wait:?}"
         );
-        self.release(row, self.core.clock.now() + wait).await;
+        let until = self.core.clock.now() + wait;
+        let not_before = row.not_before.map_or(until, |agreed| agreed.max(until));
+        self.release(row, not_before).await;
         Ok(Step::Wait {
             at_least: wait,
             error: RefreshErrorKind::Provider.into(),
@@ -152,9 +155,15 @@ impl Attempt {
             error = &error as &dyn std::error::Error,
             "the provider gave no access token"
         );
-        telemetry::count(&self.provider, outcome);
+        if error.kind() == ProviderErrorKind::Unsupported {
+            self.cell.note_unsupported(row.generation);
+        }
 
-        match self.core.store.settle(claim, settlement.clone()).await {
+        let settled = self.core.store.settle(claim, settlement.clone()).await;
+        if !matches!(settled, Ok(false)) {
+            telemetry::count(&self.provider, outcome);
+        }
+        match settled {
             Ok(true) => {}
             // Somebody was faster: what they got counts.
             Ok(false) => return Ok(Step::Again),
@@ -214,7 +223,8 @@ impl Attempt {
 
         let settling = Settling::new(Arc::clone(&self.core), claim, row.clone());
         let stored = match settling.once().await {
-            Ok(stored) => stored,
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Err(missing_row()),
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,

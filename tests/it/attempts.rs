@@ -374,6 +374,27 @@ async fn a_new_login_without_a_refresh_token_keeps_the_one_that_works() {
     assert_eq!(line.provider.calls(), calls, "the dead one is not kept");
 }
 
+#[tokio::test]
+async fn a_new_login_without_a_refresh_token_takes_none_out_of_the_hands_of_a_spender() {
+    let line = Line::start().await;
+    line.lab.faults.hold();
+    let gateway = line.lab.gateway(&line.regrant);
+    let request = post(line.issued.access_token.expose(), "");
+    let waiting = tokio::spawn(async move { send(&gateway, request).await.status });
+    line.lab.faults.arrived(1).await;
+
+    // A second client logs in; the provider gives a refresh token only once.
+    let access = line.lab.provider.log_in("ada").access;
+    let login = Login::new("linear", "ada", UpstreamAccessToken::new(access));
+    line.regrant.issue(login).await.unwrap();
+    line.lab.faults.release();
+    assert_eq!(waiting.await.unwrap(), StatusCode::OK);
+
+    line.lab.clock.advance(HOUR);
+    assert_eq!(line.ask().await, StatusCode::OK);
+    assert_eq!(line.lab.provider.counts().double_spends, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_does_not_come_is_not_waited_for_longer_than_the_lease() {
     let lab = Lab::start().await;

@@ -73,11 +73,11 @@ async fn a_handler_has_a_fresh_credential_for_as_long_as_it_lives() {
 #[tokio::test]
 async fn a_handler_reports_an_expired_credential_and_gets_a_new_one() {
     let (lab, regrant, issued) = issued().await;
-    let grant = handle(&regrant, &issued).await;
+    let mut grant = handle(&regrant, &issued).await;
     lab.provider.revoke_access_tokens();
 
     grant.report_expired();
-    let fresh = grant.fresh().await.unwrap();
+    let mut fresh = grant.fresh().await.unwrap();
     assert_eq!(fresh.credential_generation(), 1);
     assert!(
         lab.provider

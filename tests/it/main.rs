@@ -12,6 +12,7 @@
 mod support;
 
 mod attempts;
+mod database_trouble;
 mod dependencies;
 mod disconnects;
 mod endpoint;

@@ -257,6 +257,18 @@ async fn who_holds_a_pair_hears_that_the_login_has_ended_meanwhile() {
     holding.flaky.set_down(false);
     assert_eq!(holding.ask(&holding.holder).await, StatusCode::UNAUTHORIZED);
     assert_eq!(lab.provider.counts().calls, calls + 1);
+    assert!(holding.holder.drain(Duration::from_secs(10)).await);
+    let grant = shared
+        .grant(holding.issued.grant_id)
+        .await
+        .unwrap()
+        .unwrap();
+    let row = shared
+        .credential(grant.credential_id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(row.terminal.as_deref(), Some("invalid_grant"), "all know");
     let token = holding.issued.refresh_token.expose();
     let answer = refresh(&holding.holder, token).await;
     assert_eq!(answer.text("error"), "invalid_grant");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use http::StatusCode;
 use regrant::settings::Timings;
+use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
 use tower::ServiceExt as _;
 
@@ -169,6 +170,48 @@ async fn fm10_a_pair_that_is_not_stored_yet_is_kept_however_full_the_cache_is() 
     assert_eq!(lab.provider.counts().calls, 1);
     store.set_read_only(false);
     assert!(regrant.drain(Duration::from_secs(10)).await);
+}
+
+#[tokio::test]
+async fn fm10_the_predecessor_of_a_pair_that_is_not_stored_yet_is_not_spent_again() {
+    let lab = Lab::start().await;
+    let store = FlakyStore::default();
+    let builder = lab
+        .builder(store.clone())
+        .lifetimes(long())
+        .timings(short());
+    let regrant = builder.start().await.unwrap();
+    let gateway = lab.gateway(&regrant);
+    let issued = lab.issue(&regrant).await;
+    let ask = async || {
+        send(&gateway, post(issued.access_token.expose(), ""))
+            .await
+            .status
+    };
+    lab.clock.advance(HOUR);
+    store.set_read_only(true);
+    assert_eq!(ask().await, StatusCode::OK, "from memory");
+
+    // The new one has run out as well, and the lease of the old one.
+    lab.clock.advance(HOUR);
+    let grant = store.grant(issued.grant_id).await.unwrap().unwrap();
+    let claim = async || {
+        let claimed = store.claim(grant.credential_id, 0, [7; 16], Duration::ZERO);
+        claimed.await.unwrap()
+    };
+    while claim().await.is_none() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        assert_eq!(ask().await, StatusCode::SERVICE_UNAVAILABLE);
+        lab.clock.advance(Duration::from_secs(120));
+    }
+    assert_eq!(lab.provider.counts().calls, 1);
+
+    store.set_read_only(false);
+    assert!(regrant.drain(Duration::from_secs(10)).await);
+    assert_eq!(ask().await, StatusCode::OK);
+    assert_eq!(lab.provider.counts().double_spends, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
