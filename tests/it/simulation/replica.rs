@@ -52,6 +52,7 @@ struct Switches {
     is_over: AtomicBool,
     has_trouble: AtomicBool,
     is_cut_off: AtomicBool,
+    is_read_only: AtomicBool,
 }
 
 impl Life {
@@ -82,6 +83,13 @@ impl Life {
     /// Whether the store is out of reach for this replica.
     pub(super) fn cut_off(&self, is_cut_off: bool) {
         self.state.is_cut_off.store(is_cut_off, Ordering::Relaxed);
+    }
+
+    /// Whether nothing that was refreshed can be stored.
+    pub(super) fn read_only(&self, is_read_only: bool) {
+        self.state
+            .is_read_only
+            .store(is_read_only, Ordering::Relaxed);
     }
 
     fn has_trouble(&self) -> bool {
@@ -184,7 +192,10 @@ impl Store for Reached {
     fn settle(&self, claim: Claim, outcome: Settlement) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.run("settles", move || {
             async move {
-                let Life { truth, .. } = &self.0;
+                let Life { truth, state, .. } = &self.0;
+                if state.is_read_only.load(Ordering::Relaxed) {
+                    return Err(StoreErrorKind::Corrupt.into());
+                }
                 let settled = truth.store.settle(claim, outcome.clone()).await?;
                 if settled {
                     match outcome {
@@ -207,11 +218,14 @@ impl Store for Reached {
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.run("replaces", move || {
             async move {
-                let Life { truth, .. } = &self.0;
+                let Life { truth, state, .. } = &self.0;
+                if state.is_read_only.load(Ordering::Relaxed) {
+                    return Err(StoreErrorKind::Corrupt.into());
+                }
                 let replaced = truth.store.replace(id, generation, tokens).await?;
                 if replaced && self.0.instance != OPERATOR {
                     truth.stored(self.0.instance, id);
-                    truth.count(|counts| counts.recovered += 1);
+                    truth.recovered(id);
                 }
                 Ok(replaced)
             }
@@ -306,6 +320,7 @@ impl Asked {
                 return Err(busy.with_retry_after(Some(wait)));
             }
             2 if truth.chance(20) => return error(ProviderErrorKind::Misconfigured),
+            8 => return error(ProviderErrorKind::Rejected),
             3 => return error(ProviderErrorKind::Ambiguous),
             4 => pending().await,
             5 if truth.chance(20) => {

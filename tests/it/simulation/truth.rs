@@ -52,6 +52,8 @@ struct State {
     /// The pair that each instance got last, by its number.
     held: BTreeMap<(usize, CredentialId), (usize, usize)>,
     dead_instances: BTreeSet<usize>,
+    /// When an answer thought lost was stored after all.
+    recovered_at: BTreeMap<CredentialId, Instant>,
     violations: Vec<String>,
     history: DefaultHasher,
     pub(super) counts: Counts,
@@ -328,6 +330,18 @@ impl Truth {
         if let Some((family, number)) = state.held.get(&(instance, credential)).copied() {
             state.families[family].pairs[number].is_stored = true;
         }
+    }
+
+    /// An answer thought lost was stored after all.
+    pub(super) fn recovered(&self, credential: CredentialId) {
+        let mut state = self.state.lock().unwrap();
+        state.counts.recovered += 1;
+        state.recovered_at.insert(credential, Instant::now());
+    }
+
+    pub(super) fn recovered_at(&self, credential: CredentialId) -> Option<Instant> {
+        let state = self.state.lock().unwrap();
+        state.recovered_at.get(&credential).copied()
     }
 
     pub(super) fn crashed(&self, instance: usize) {

@@ -151,6 +151,7 @@ impl World {
             replica.life.set_trouble(has_trouble);
             if !has_trouble {
                 replica.life.cut_off(false);
+                replica.life.read_only(false);
             }
         }
     }
@@ -224,12 +225,17 @@ impl World {
     fn is_justified(&self, holder: &Holder, number: usize, begun: Instant) -> bool {
         let refusals = self.refusals.lock().unwrap();
         let refusals = refusals.get(&number).copied().unwrap_or(0);
+        // It was over until a moment ago, as a slow store may still say.
+        let was_over = |until: Instant| until + Timings::default().staleness >= begun;
         let is_again = refusals > 0 && self.truth.recent_revocations(holder.credential) > 1;
         holder.revoked_at.lock().unwrap().is_some()
             || self.truth.row(holder.credential).terminal.is_some()
             || self.truth.is_over(holder.credential)
-            // It was over until a moment ago, as a slow store may still say.
-            || *holder.linked_at.lock().unwrap() + Timings::default().staleness >= begun
+            || was_over(*holder.linked_at.lock().unwrap())
+            || self
+                .truth
+                .recovered_at(holder.credential)
+                .is_some_and(was_over)
             || refusals > 1
             || is_again
     }
@@ -246,7 +252,13 @@ impl World {
                     let life = self.replicas.lock().unwrap()[index].life.clone();
                     life.crash();
                 }
-                6..10 => {
+                6 | 7 => {
+                    let read_only = self.any_replica().life;
+                    read_only.read_only(true);
+                    tokio::time::sleep(self.truth.delay(MINUTE)).await;
+                    read_only.read_only(false);
+                }
+                8..10 => {
                     let cut_off = self.any_replica().life;
                     cut_off.cut_off(true);
                     tokio::time::sleep(self.truth.delay(MINUTE)).await;
@@ -254,13 +266,25 @@ impl World {
                 }
                 10..14 => self.truth.revoke_access_of(credential),
                 14 => self.truth.log_out_of(credential),
-                15..19 => {
+                15..18 => {
                     self.log_in(&holder.subject).await;
                 }
+                18 => self.log_in_without_a_refresh_token(holder).await,
                 19 => self.revoke(holder).await,
                 _ => {}
             }
             self.restart_the_crashed(true).await;
+        }
+    }
+
+    /// What some providers do at every login but the first. It changes nothing
+    /// for a login that works.
+    async fn log_in_without_a_refresh_token(&self, holder: &Holder) {
+        if !self.truth.is_over(holder.credential)
+            && self.truth.row(holder.credential).terminal.is_none()
+        {
+            let login = Login::new("linear", &*holder.subject, access_token(0, 0));
+            self.operator.issue(login).await.unwrap();
         }
     }
 
@@ -289,7 +313,12 @@ impl World {
         let replicas = self.replicas.lock().unwrap().clone();
         for holder in &self.grants {
             for replica in &replicas {
-                let is_served = self.ask(holder, replica).await || self.ask(holder, replica).await;
+                let mut is_served = self.ask(holder, replica).await;
+                if !is_served {
+                    // What was cut off is tried again after at most this long.
+                    tokio::time::sleep(MINUTE).await;
+                    is_served = self.ask(holder, replica).await;
+                }
                 let is_revoked = holder.revoked_at.lock().unwrap().is_some();
                 let is_over = is_revoked || self.truth.is_over(holder.credential);
                 if !is_served && !is_over {
