@@ -94,6 +94,7 @@ struct Family {
 }
 
 struct Pair {
+    issued_at: Instant,
     spent_at: Option<Instant>,
     access_until: Instant,
     /// In the store.
@@ -176,6 +177,7 @@ impl Truth {
             credential: None,
             is_dead: false,
             pairs: vec![Pair {
+                issued_at: Instant::now(),
                 spent_at: None,
                 access_until: Instant::now() + self.lifetime,
                 is_stored: true,
@@ -207,6 +209,7 @@ impl Truth {
         let Some(spent_at) = of.pairs[number].spent_at else {
             of.pairs[number].spent_at = Some(Instant::now());
             of.pairs.push(Pair {
+                issued_at: Instant::now(),
                 spent_at: None,
                 access_until: Instant::now() + self.lifetime,
                 is_stored: false,
@@ -373,14 +376,16 @@ impl Truth {
         family.is_some_and(|family| state.families[*family].is_dead)
     }
 
-    /// How often the provider took access tokens back in the last minute.
-    pub(super) fn recent_revocations(&self, credential: CredentialId) -> usize {
+    /// Whether the provider took back an access token that it had given only
+    /// just before: one refresh a minute is all that an upstream's word gets.
+    pub(super) fn took_back_at_once(&self, credential: CredentialId) -> bool {
         let state = self.state.lock().unwrap();
-        let family = state.linked.get(&credential);
-        family.map_or(0, |family| {
-            let revocations = state.families[*family].revocations.iter();
-            revocations.filter(|at| at.elapsed() < RECENT).count()
-        })
+        let Some(family) = state.linked.get(&credential) else {
+            return false;
+        };
+        let family = &state.families[*family];
+        let newest = family.pairs.last().unwrap().issued_at;
+        newest.elapsed() < RECENT && family.revocations.iter().any(|at| *at >= newest)
     }
 }
 

@@ -227,7 +227,7 @@ impl World {
         let refusals = refusals.get(&number).copied().unwrap_or(0);
         // It was over until a moment ago, as a slow store may still say.
         let was_over = |until: Instant| until + Timings::default().staleness >= begun;
-        let is_again = refusals > 0 && self.truth.recent_revocations(holder.credential) > 1;
+        let is_again = refusals > 0 && self.truth.took_back_at_once(holder.credential);
         holder.revoked_at.lock().unwrap().is_some()
             || self.truth.row(holder.credential).terminal.is_some()
             || self.truth.is_over(holder.credential)
