@@ -32,8 +32,8 @@ async fn what_was_not_sent_is_transient_and_what_may_have_been_is_ambiguous() {
     let server = Server::start().await;
     let provider = builder(&server).build().unwrap();
     // It would be read, were it smaller.
-    let large = format!(r#"{{"access_token":"a{}"}}"#, "x".repeat(69_980));
-    let head = |status: u16| format!("HTTP/1.1 {status} X\r\ncontent-length: 70000\r\n\r\n");
+    let large = format!(r#"{{"access_token":"a{}"}}"#, "x".repeat(1_099_980));
+    let head = |status: u16| format!("HTTP/1.1 {status} X\r\ncontent-length: 1100000\r\n\r\n");
     for (reply, want) in [
         (String::new(), Ambiguous),
         ("HTTP/1.1 20".to_owned(), Ambiguous),
@@ -217,7 +217,7 @@ async fn a_login_is_ended_at_the_revocation_endpoint() {
         (
             200,
             r#"{"ok":false,"error":"fatal"}"#,
-            Some(ProviderErrorKind::Transient),
+            Some(ProviderErrorKind::Rejected),
         ),
         (
             503,
