@@ -4,97 +4,18 @@ use std::time::Duration;
 
 use regrant::provider::Expiry;
 use regrant::provider::Provider as _;
-use regrant::provider::ProviderError;
-use regrant::provider::ProviderErrorKind;
 use regrant::provider::ProviderErrorKind::Misconfigured;
 use regrant::provider::ProviderErrorKind::Rejected;
 use regrant::provider::ProviderErrorKind::Terminal;
 use regrant::provider::ProviderErrorKind::Transient;
 use regrant::provider::RefreshRequest;
-use regrant::provider::RevocationRequest;
-use regrant::provider::TokenResponse;
-use regrant::provider::oauth2::CodeRequest;
-use regrant::provider::oauth2::OAuth2Provider;
-use regrant::provider::oauth2::OAuth2ProviderBuilder;
 use regrant::provider::presets;
 use regrant::secret::ClientSecret;
-use regrant::secret::UpstreamCode;
 use regrant::secret::UpstreamRefreshToken;
 use serde_json::json;
 
-use crate::provider_server::Sent;
-use crate::provider_server::Server;
+use crate::provider_server::Preset;
 use crate::provider_server::pairs;
-
-/// A preset that speaks to a server of ours, once its true endpoint is known to
-/// be this one.
-struct Preset {
-    server: Server,
-    provider: OAuth2Provider,
-}
-
-impl Preset {
-    /// `revoke` is the path of its revocation endpoint, if the provider has one.
-    async fn of(
-        builder: OAuth2ProviderBuilder,
-        host: &str,
-        path: &str,
-        revoke: Option<&str>,
-    ) -> Self {
-        let ends = revoke.map(|revoke| format!("{host}{revoke}"));
-        let settings = format!("{builder:?}");
-        for setting in [
-            format!("token_endpoint: Some(\"{host}{path}\")"),
-            "refresh_endpoint: None".to_owned(),
-            format!("revocation_endpoint: {ends:?}"),
-        ] {
-            assert!(settings.contains(&setting), "{settings}");
-        }
-        let server = Server::start().await;
-        let mut builder = builder.token_endpoint(format!("{}{path}", server.url));
-        if let Some(revoke) = revoke {
-            builder = builder.revocation_endpoint(format!("{}{revoke}", server.url));
-        }
-        let provider = builder.build().unwrap();
-        Self { server, provider }
-    }
-
-    async fn refresh(
-        &self,
-        status: u16,
-        body: &str,
-    ) -> (Sent, Result<TokenResponse, ProviderError>) {
-        self.server.answer(status, body);
-        let token = UpstreamRefreshToken::new("rt-1");
-        let request = RefreshRequest::new(&token).tenant(Some("acme"));
-        let answer = self.provider.refresh(request).await;
-        (self.server.only(), answer)
-    }
-
-    async fn exchange(&self, body: &str) -> (Sent, TokenResponse) {
-        self.server.answer(200, body);
-        let code = UpstreamCode::new("code-1");
-        let request = CodeRequest::new(&code).tenant(Some("acme"));
-        let request = request.redirect_uri(Some("https://gateway.example/cb"));
-        let answer = self.provider.exchange_code(request).await.unwrap();
-        (self.server.only(), answer)
-    }
-
-    async fn revoke(&self, status: u16, body: &str) -> (Sent, Result<(), ProviderError>) {
-        self.server.answer(status, body);
-        let token = UpstreamRefreshToken::new("rt-1");
-        let request = RevocationRequest::new(&token).tenant(Some("acme"));
-        let answer = self.provider.revoke(request).await;
-        (self.server.only(), answer)
-    }
-
-    async fn classifies(&self, failures: &[(u16, &str, ProviderErrorKind)]) {
-        for (status, body, want) in failures {
-            let error = self.refresh(*status, body).await.1.unwrap_err();
-            assert_eq!(error.kind(), *want, "{status} {body}");
-        }
-    }
-}
 
 fn secret() -> ClientSecret {
     ClientSecret::new("secret-1")

@@ -11,6 +11,7 @@ use super::OAuth2Provider;
 use super::authentication::Authenticator;
 use super::authentication::ClientAuthentication;
 use super::endpoint::Endpoint;
+use super::endpoint::Endpoints;
 use super::endpoint::shown;
 use super::http;
 use super::http::Reach;
@@ -274,21 +275,6 @@ impl OAuth2ProviderBuilder {
             on_refresh: self.on_refresh,
             response: self.response,
         })
-    }
-}
-
-/// The endpoints of a provider, as far as they are known.
-pub(super) struct Endpoints {
-    pub(super) token: Option<Endpoint>,
-    pub(super) refresh: Option<Endpoint>,
-    pub(super) revocation: Option<Endpoint>,
-}
-
-impl Endpoints {
-    fn iter(&self) -> impl Iterator<Item = &Endpoint> {
-        [&self.token, &self.refresh, &self.revocation]
-            .into_iter()
-            .flatten()
     }
 }
 

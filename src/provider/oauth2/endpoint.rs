@@ -112,6 +112,21 @@ impl Endpoint {
     }
 }
 
+/// The endpoints of a provider, as far as they are known.
+pub(super) struct Endpoints {
+    pub(super) token: Option<Endpoint>,
+    pub(super) refresh: Option<Endpoint>,
+    pub(super) revocation: Option<Endpoint>,
+}
+
+impl Endpoints {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Endpoint> {
+        [&self.token, &self.refresh, &self.revocation]
+            .into_iter()
+            .flatten()
+    }
+}
+
 /// A URL for logs: operators put keys into queries, and passwords before hosts.
 pub(super) fn shown(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();

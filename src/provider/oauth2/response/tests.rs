@@ -359,3 +359,72 @@ fn what_the_provider_wrote_is_logged_only_if_it_looks_like_a_code() {
         assert_eq!(error.code(), Some(want), "{code}");
     }
 }
+
+#[test]
+fn what_is_salvaged_includes_data_and_nothing_beside_it() {
+    for member in [
+        r#""name":"half an emoji \ud83d""#,
+        r#""user":{"access_token":"not mine","n":1e999}"#,
+        r#""n":1e999,"users":[{"access_token":"not mine"}]"#,
+    ] {
+        for body in [
+            format!(
+                r#"{{{member},"data":{{"access_token":"a","refresh_token":"r","expires_in":60}}}}"#
+            ),
+            format!(
+                r#"{{"data":{{"access_token":"a","refresh_token":"r","expires_in":60}},{member}}}"#
+            ),
+            format!(
+                r#"{{"data":{{"access_token":"a",{member},"refresh_token":"r","expires_in":60}}}}"#
+            ),
+        ] {
+            let response = ok(&plain(), &body);
+            assert_eq!(response.access_token.expose(), "a", "{body}");
+            assert_eq!(response.refresh_token.unwrap().expose(), "r", "{body}");
+            assert_eq!(response.expiry, after(60.0), "{body}");
+        }
+    }
+}
+
+#[test]
+fn what_a_code_means_may_hang_on_another_member() {
+    use ProviderErrorKind::Rejected;
+    use ProviderErrorKind::Terminal;
+    use ProviderErrorKind::Transient;
+
+    let shape = plain()
+        .error_kind("c", ProviderErrorKind::Misconfigured)
+        .error_kind_if("c", "why.text", "Busy", Transient)
+        .error_kind_if("c", "why.codes", "50196", Transient)
+        .error_kind_if("c", "why.text", "busy elsewhere", Rejected);
+    for (status, why, want) in [
+        (400, r#"{"text":"we are BUSY now"}"#, Transient),
+        (400, r#"{"text":["other","Busy"]}"#, Transient),
+        (400, r#"{"text":"busy elsewhere"}"#, Rejected),
+        (400, r#"{"codes":50196}"#, Transient),
+        (400, r#"{"codes":[1,50196]}"#, Transient),
+        (400, r#"{"codes":["AADSTS50196"]}"#, Transient),
+        (
+            400,
+            r#"{"codes":[150196]}"#,
+            ProviderErrorKind::Misconfigured,
+        ),
+        (
+            400,
+            r#"{"text":{"a":"busy"}}"#,
+            ProviderErrorKind::Misconfigured,
+        ),
+        (400, "{}", ProviderErrorKind::Misconfigured),
+        (503, r#"{"text":"busy elsewhere"}"#, Transient),
+    ] {
+        let body = format!(r#"{{"error":"c","why":{why}}}"#);
+        let error = read(&shape, answer(status, &body)).unwrap_err();
+        assert_eq!(error.kind(), want, "{status} {body}");
+    }
+    let dead = plain().error_kind_if("c", "why", "dead", Terminal);
+    for (status, want) in [(403, Terminal), (404, Transient), (500, Transient)] {
+        let body = r#"{"error":"c","why":"dead"}"#;
+        let error = read(&dead, answer(status, body)).unwrap_err();
+        assert_eq!(error.kind(), want, "{status}");
+    }
+}
