@@ -15,6 +15,7 @@ use regrant::provider::oauth2::OAuth2Provider;
 use regrant::secret::ClientSecret;
 use regrant::secret::CodeVerifier;
 use regrant::secret::UpstreamCode;
+use regrant::secret::UpstreamRefreshToken;
 
 use crate::provider_server::Server;
 use crate::provider_server::builder;
@@ -313,7 +314,10 @@ async fn a_user_never_gets_the_tokens_of_another_place() {
             };
             let answer = answer.unwrap();
             assert_eq!(answer.access_token.expose(), "a");
-            let token = answer.refresh_token.as_ref().map(|token| token.expose());
+            let token = answer
+                .refresh_token
+                .as_ref()
+                .map(UpstreamRefreshToken::expose);
             assert_eq!(token, refresh_token, "{body}");
             assert_eq!(answer.expiry, expiry, "{body}");
             assert_eq!(answer.refresh_expiry, Expiry::Unknown, "{body}");
@@ -339,7 +343,10 @@ async fn a_refresh_may_be_answered_in_the_usual_place_and_then_all_of_it_is_ther
         server.answer(200, body);
         let answer = refresh(&provider).await.unwrap();
         assert_eq!(answer.access_token.expose(), "a");
-        let token = answer.refresh_token.as_ref().map(|token| token.expose());
+        let token = answer
+            .refresh_token
+            .as_ref()
+            .map(UpstreamRefreshToken::expose);
         assert_eq!(token, refresh_token, "{body}");
         assert_eq!(answer.expiry, after(60), "{body}");
     }

@@ -300,6 +300,7 @@ mod tests {
             ("https://idp.example", "https://localhost.example/t", true),
             ("https://10.0.0.1", "https://10.0.0.2/t", true),
             ("https://10.0.0.1", "https://127.0.0.1/t", false),
+            ("https://10.0.0.1", "https://[::ffff:127.0.0.1]/t", false),
             ("http://127.0.0.1", "http://127.0.0.1/t", true),
             ("http://127.0.0.1", "https://idp.example/t", true),
             ("http://127.0.0.1", "http://idp.example/t", false),
