@@ -72,13 +72,21 @@ pub fn microsoft_entra(
             .error_kind("consent_required", ProviderErrorKind::Terminal)
             .error_kind("login_required", ProviderErrorKind::Terminal)
             .error_kind("invalid_resource", ProviderErrorKind::Misconfigured)
+            // "The server terminated an operation because it encountered a
+            // client request loop": that passes, and the token is untouched.
+            .error_kind_if(
+                "invalid_grant",
+                "error_codes",
+                "50196",
+                ProviderErrorKind::Transient,
+            )
     })
 }
 
 /// Slack, bot tokens. Errors come as `"ok": false` with status 200; without
 /// token rotation tokens never expire. For user tokens add
-/// `.response(|shape| shape.access_token("authed_user.access_token"))` and the
-/// like.
+/// `.response(|shape| shape.access_token("authed_user.access_token"))`, and what
+/// else comes along with it is read there too.
 pub fn slack(client_id: impl Into<String>, secret: ClientSecret) -> OAuth2ProviderBuilder {
     OAuth2Provider::builder("https://slack.com/api/oauth.v2.access", client_id)
         .client_authentication(ClientAuthentication::Basic(secret))
@@ -94,6 +102,12 @@ pub fn slack(client_id: impl Into<String>, secret: ClientSecret) -> OAuth2Provid
                 .error_kind("code_already_used", ProviderErrorKind::Terminal)
                 .error_kind("invalid_client_id", ProviderErrorKind::Misconfigured)
                 .error_kind("bad_client_secret", ProviderErrorKind::Misconfigured)
+                // With status 200.
+                .error_kind("fatal_error", ProviderErrorKind::Transient)
+                .error_kind("internal_error", ProviderErrorKind::Transient)
+                .error_kind("ratelimited", ProviderErrorKind::Transient)
+                .error_kind("request_timeout", ProviderErrorKind::Transient)
+                .error_kind("service_unavailable", ProviderErrorKind::Transient)
         })
 }
 
@@ -104,6 +118,15 @@ pub fn atlassian(client_id: impl Into<String>, secret: ClientSecret) -> OAuth2Pr
         .client_authentication(ClientAuthentication::Post(secret))
         .request(RequestShape::json)
         .on_exchange(|leg| leg.audience("api.atlassian.com"))
+        .response(|shape| {
+            // One code for a client that is refused and for a token that is dead.
+            shape.error_kind_if(
+                "unauthorized_client",
+                "error_description",
+                "refresh_token is invalid",
+                ProviderErrorKind::Terminal,
+            )
+        })
 }
 
 /// Linear.
@@ -125,7 +148,10 @@ pub fn notion(client_id: impl Into<String>, secret: ClientSecret) -> OAuth2Provi
 
 /// Salesforce, on the user's My Domain, whose name is the tenant. Answers have
 /// no expiry: it is a setting of the user's organization, and its end shows as a
-/// 401 of the upstream.
+/// 401 of the upstream. Elsewhere the endpoints have to be set, both of them:
+/// `.token_endpoint("https://{tenant}.sandbox.my.salesforce.com/services/oauth2/token")`
+/// and `.revocation_endpoint("…/services/oauth2/revoke")` for sandboxes, the same
+/// at `https://login.salesforce.com` for those who log in there, of no tenant.
 pub fn salesforce(client_id: impl Into<String>, secret: ClientSecret) -> OAuth2ProviderBuilder {
     OAuth2Provider::builder(
         "https://{tenant}.my.salesforce.com/services/oauth2/token",
@@ -133,5 +159,25 @@ pub fn salesforce(client_id: impl Into<String>, secret: ClientSecret) -> OAuth2P
     )
     .revocation_endpoint("https://{tenant}.my.salesforce.com/services/oauth2/revoke")
     .client_authentication(ClientAuthentication::Post(secret))
-    .response(|shape| shape.error_kind("invalid_client_id", ProviderErrorKind::Misconfigured))
+    .response(|shape| {
+        shape
+            .error_kind("invalid_client_id", ProviderErrorKind::Misconfigured)
+            // Both can be made active again.
+            .error_kind("inactive_user", ProviderErrorKind::Rejected)
+            .error_kind("inactive_org", ProviderErrorKind::Rejected)
+            // Two refreshes at a time; the other one has the answer.
+            .error_kind_if(
+                "invalid_grant",
+                "error_description",
+                "already being processed",
+                ProviderErrorKind::Transient,
+            )
+            // About where the gateway is, not about the token.
+            .error_kind_if(
+                "invalid_grant",
+                "error_description",
+                "ip restricted",
+                ProviderErrorKind::Rejected,
+            )
+    })
 }

@@ -4,84 +4,18 @@ use std::time::Duration;
 
 use regrant::provider::Expiry;
 use regrant::provider::Provider as _;
-use regrant::provider::ProviderError;
-use regrant::provider::ProviderErrorKind;
 use regrant::provider::ProviderErrorKind::Misconfigured;
+use regrant::provider::ProviderErrorKind::Rejected;
 use regrant::provider::ProviderErrorKind::Terminal;
 use regrant::provider::ProviderErrorKind::Transient;
 use regrant::provider::RefreshRequest;
-use regrant::provider::RevocationRequest;
-use regrant::provider::TokenResponse;
-use regrant::provider::oauth2::CodeRequest;
-use regrant::provider::oauth2::OAuth2Provider;
-use regrant::provider::oauth2::OAuth2ProviderBuilder;
 use regrant::provider::presets;
 use regrant::secret::ClientSecret;
-use regrant::secret::UpstreamCode;
 use regrant::secret::UpstreamRefreshToken;
 use serde_json::json;
 
-use crate::provider_server::Sent;
-use crate::provider_server::Server;
+use crate::provider_server::Preset;
 use crate::provider_server::pairs;
-
-/// A preset that speaks to a server of ours, once its true endpoint is known to
-/// be this one.
-struct Preset {
-    server: Server,
-    provider: OAuth2Provider,
-}
-
-impl Preset {
-    async fn of(builder: OAuth2ProviderBuilder, host: &str, path: &str) -> Self {
-        let endpoint = format!("token_endpoint: Some(\"{host}{path}\")");
-        let settings = format!("{builder:?}");
-        assert!(settings.contains(&endpoint), "{settings}");
-        let server = Server::start().await;
-        let provider = builder
-            .token_endpoint(format!("{}{path}", server.url))
-            .revocation_endpoint(format!("{}/revoke", server.url))
-            .build()
-            .unwrap();
-        Self { server, provider }
-    }
-
-    async fn refresh(
-        &self,
-        status: u16,
-        body: &str,
-    ) -> (Sent, Result<TokenResponse, ProviderError>) {
-        self.server.answer(status, body);
-        let token = UpstreamRefreshToken::new("rt-1");
-        let request = RefreshRequest::new(&token).tenant(Some("acme"));
-        let answer = self.provider.refresh(request).await;
-        (self.server.only(), answer)
-    }
-
-    async fn exchange(&self, body: &str) -> (Sent, TokenResponse) {
-        self.server.answer(200, body);
-        let code = UpstreamCode::new("code-1");
-        let request = CodeRequest::new(&code).tenant(Some("acme"));
-        let request = request.redirect_uri(Some("https://gateway.example/cb"));
-        let answer = self.provider.exchange_code(request).await.unwrap();
-        (self.server.only(), answer)
-    }
-
-    async fn revoke(&self, status: u16, body: &str) -> (Sent, Result<(), ProviderError>) {
-        self.server.answer(status, body);
-        let token = UpstreamRefreshToken::new("rt-1");
-        let request = RevocationRequest::new(&token).tenant(Some("acme"));
-        let answer = self.provider.revoke(request).await;
-        (self.server.only(), answer)
-    }
-
-    async fn classifies(&self, failures: &[(u16, &str, ProviderErrorKind)]) {
-        for (status, body, want) in failures {
-            let error = self.refresh(*status, body).await.1.unwrap_err();
-            assert_eq!(error.kind(), *want, "{status} {body}");
-        }
-    }
-}
 
 fn secret() -> ClientSecret {
     ClientSecret::new("secret-1")
@@ -104,7 +38,13 @@ fn posted() -> std::collections::BTreeMap<String, String> {
 #[tokio::test]
 async fn github_answers_errors_with_200_and_forms_unless_told() {
     let builder = presets::github("id-1", secret());
-    let preset = Preset::of(builder, "https://github.com", "/login/oauth/access_token").await;
+    let preset = Preset::of(
+        builder,
+        "https://github.com",
+        "/login/oauth/access_token",
+        None,
+    )
+    .await;
     let body = r#"{"access_token":"ghu_1","expires_in":28800,"refresh_token":"ghr_2",
         "refresh_token_expires_in":15897600,"scope":"","token_type":"bearer"}"#;
     let (sent, answer) = preset.refresh(200, body).await;
@@ -126,7 +66,7 @@ async fn github_answers_errors_with_200_and_forms_unless_told() {
             (200, r#"{"error":"bad_refresh_token","error_description":"The refresh token passed is incorrect or expired."}"#, Terminal),
             (200, "error=bad_refresh_token&error_description=x", Terminal),
             (200, r#"{"error":"incorrect_client_credentials"}"#, Misconfigured),
-            (200, r#"{"error":"unsupported_grant_type"}"#, Misconfigured),
+            (200, r#"{"error":"unsupported_grant_type"}"#, Rejected),
             (502, "<html>Unicorn!</html>", Transient),
         ])
         .await;
@@ -135,7 +75,13 @@ async fn github_answers_errors_with_200_and_forms_unless_told() {
 #[tokio::test]
 async fn google_keeps_the_refresh_token_and_revokes_it_by_name() {
     let builder = presets::google("id-1", secret());
-    let preset = Preset::of(builder, "https://oauth2.googleapis.com", "/token").await;
+    let preset = Preset::of(
+        builder,
+        "https://oauth2.googleapis.com",
+        "/token",
+        Some("/revoke"),
+    )
+    .await;
     let body =
         r#"{"access_token":"ya29.1","expires_in":3599,"scope":"openid","token_type":"Bearer"}"#;
     let (sent, answer) = preset.refresh(200, body).await;
@@ -165,7 +111,7 @@ async fn microsoft_entra_has_the_tenant_in_the_path_and_scope_instead_of_resourc
     let scope = "https://graph.microsoft.com/Mail.Read offline_access";
     let builder = presets::microsoft_entra("id-1", secret(), scope);
     let host = "https://login.microsoftonline.com";
-    let preset = Preset::of(builder, host, "/{tenant}/oauth2/v2.0/token").await;
+    let preset = Preset::of(builder, host, "/{tenant}/oauth2/v2.0/token", None).await;
     let body = r#"{"access_token":"eyJ0.x","token_type":"Bearer","expires_in":3599,
         "ext_expires_in":3599,"scope":"Mail.Read","refresh_token":"0.A-2","id_token":"eyJ0"}"#;
     let (sent, answer) = preset.refresh(200, body).await;
@@ -183,7 +129,10 @@ async fn microsoft_entra_has_the_tenant_in_the_path_and_scope_instead_of_resourc
             (400, r#"{"error":"invalid_grant","error_description":"AADSTS700082: The refresh token has expired due to inactivity.","error_codes":[700082],"suberror":"bad_token"}"#, Terminal),
             (400, r#"{"error":"interaction_required","error_description":"AADSTS50076"}"#, Terminal),
             (401, r#"{"error":"invalid_client","error_description":"AADSTS7000215","error_codes":[7000215]}"#, Misconfigured),
-            (400, r#"{"error":"invalid_scope","error_codes":[70011]}"#, Misconfigured),
+            (400, r#"{"error":"invalid_grant","error_description":"AADSTS50196: The server terminated an operation because it encountered a client request loop.","error_codes":[50196]}"#, Transient),
+            (400, r#"{"error":"invalid_grant","error_codes":[700082,150196]}"#, Terminal),
+            (400, r#"{"error":"invalid_scope","error_codes":[70011]}"#, Rejected),
+            (400, r#"{"error":"invalid_request","error_description":"AADSTS90002: Tenant 'x' not found.","error_codes":[90002]}"#, Rejected),
             (503, r#"{"error":"temporarily_unavailable"}"#, Transient),
             (400, r#"{"error":"temporarily_unavailable"}"#, Transient),
         ])
@@ -194,7 +143,7 @@ async fn microsoft_entra_has_the_tenant_in_the_path_and_scope_instead_of_resourc
 async fn slack_says_ok_false_with_200() {
     let builder =
         presets::slack("id-1", secret()).on_exchange(|leg| leg.scope("chat:write users:read"));
-    let preset = Preset::of(builder, "https://slack.com", "/api/oauth.v2.access").await;
+    let preset = Preset::of(builder, "https://slack.com", "/api/oauth.v2.access", None).await;
     let body = r#"{"ok":true,"access_token":"xoxe.xoxb-1","expires_in":43200,"refresh_token":"xoxe-2",
         "token_type":"bot","scope":"chat:write","bot_user_id":"U0","team":{"id":"T9"},"enterprise":null}"#;
     let (sent, answer) = preset.refresh(200, body).await;
@@ -246,12 +195,20 @@ async fn slack_user_tokens_are_found_where_they_are() {
             .refresh_token("authed_user.refresh_token")
             .expiry_at("authed_user.expires_in")
     });
-    let preset = Preset::of(builder, "https://slack.com", "/api/oauth.v2.access").await;
+    let preset = Preset::of(builder, "https://slack.com", "/api/oauth.v2.access", None).await;
     let body = r#"{"ok":true,"access_token":"xoxb-bot","authed_user":{"id":"U1",
         "access_token":"xoxe.xoxp-1","refresh_token":"xoxe-1","expires_in":43200}}"#;
     let (_sent, answer) = preset.exchange(body).await;
     assert_eq!(answer.access_token.expose(), "xoxe.xoxp-1");
+    assert_eq!(answer.refresh_token.unwrap().expose(), "xoxe-1");
     assert_eq!(answer.expiry, after(43_200));
+    let body = r#"{"ok":true,"access_token":"xoxe.xoxp-2","refresh_token":"xoxe-2",
+        "expires_in":600,"token_type":"user","scope":"chat:write"}"#;
+    let (_sent, answer) = preset.refresh(200, body).await;
+    let answer = answer.unwrap();
+    assert_eq!(answer.access_token.expose(), "xoxe.xoxp-2");
+    assert_eq!(answer.refresh_token.unwrap().expose(), "xoxe-2");
+    assert_eq!(answer.expiry, after(600));
     preset
         .classifies(&[(
             200,
@@ -264,7 +221,7 @@ async fn slack_user_tokens_are_found_where_they_are() {
 #[tokio::test]
 async fn atlassian_takes_json_and_an_audience_for_codes() {
     let builder = presets::atlassian("id-1", secret());
-    let preset = Preset::of(builder, "https://auth.atlassian.com", "/oauth/token").await;
+    let preset = Preset::of(builder, "https://auth.atlassian.com", "/oauth/token", None).await;
     let body = r#"{"access_token":"eyJ.1","refresh_token":"eyJ.2","expires_in":3600,"scope":"read:jira-work"}"#;
     let (sent, answer) = preset.refresh(200, body).await;
     let answer = answer.unwrap();
@@ -279,7 +236,10 @@ async fn atlassian_takes_json_and_an_audience_for_codes() {
     preset
         .classifies(&[
             (403, r#"{"error":"invalid_grant","error_description":"Unknown or invalid refresh token."}"#, Terminal),
-            (401, r#"{"error":"access_denied","error_description":"Unauthorized"}"#, Transient),
+            (403, r#"{"error":"unauthorized_client","error_description":"refresh_token is invalid"}"#, Terminal),
+            (403, r#"{"error":"unauthorized_client","error_description":"The client is unauthorized."}"#, Misconfigured),
+            (503, r#"{"error":"unauthorized_client","error_description":"refresh_token is invalid"}"#, Transient),
+            (401, r#"{"error":"access_denied","error_description":"Unauthorized"}"#, Rejected),
             (400, r#"{"error":"unauthorized_client"}"#, Misconfigured),
             (429, r#"{"error":"too_many_requests"}"#, Transient),
         ])
@@ -289,7 +249,13 @@ async fn atlassian_takes_json_and_an_audience_for_codes() {
 #[tokio::test]
 async fn linear_rotates_and_revokes() {
     let builder = presets::linear("id-1", secret());
-    let preset = Preset::of(builder, "https://api.linear.app", "/oauth/token").await;
+    let preset = Preset::of(
+        builder,
+        "https://api.linear.app",
+        "/oauth/token",
+        Some("/oauth/revoke"),
+    )
+    .await;
     let body = r#"{"access_token":"lin_1","token_type":"Bearer","expires_in":86399,
         "scope":"read write","refresh_token":"rt-2"}"#;
     let (sent, answer) = preset.refresh(200, body).await;
@@ -324,7 +290,13 @@ async fn linear_rotates_and_revokes() {
 #[tokio::test]
 async fn notion_takes_basic_and_json_and_says_errors_in_code() {
     let builder = presets::notion("id-1", secret());
-    let preset = Preset::of(builder, "https://api.notion.com", "/v1/oauth/token").await;
+    let preset = Preset::of(
+        builder,
+        "https://api.notion.com",
+        "/v1/oauth/token",
+        Some("/v1/oauth/revoke"),
+    )
+    .await;
     let body = r#"{"access_token":"ntn_1","token_type":"bearer","refresh_token":"nrt_2","bot_id":"b",
         "workspace_icon":null,"workspace_name":"Ada's","workspace_id":"w","owner":{"type":"user"},
         "duplicated_template_id":null,"request_id":"r"}"#;
@@ -341,7 +313,7 @@ async fn notion_takes_basic_and_json_and_says_errors_in_code() {
             (400, r#"{"object":"error","status":400,"code":"invalid_grant","message":"Invalid refresh token."}"#, Terminal),
             (400, r#"{"error":"invalid_grant","request_id":"r"}"#, Terminal),
             (401, r#"{"object":"error","status":401,"code":"invalid_client","message":"x"}"#, Misconfigured),
-            (403, r#"{"object":"error","status":403,"code":"test_env_error"}"#, Transient),
+            (403, r#"{"object":"error","status":403,"code":"test_env_error"}"#, Rejected),
             (500, r#"{"object":"error","status":500,"code":"internal_server_error"}"#, Transient),
         ])
         .await;
@@ -355,7 +327,13 @@ async fn notion_takes_basic_and_json_and_says_errors_in_code() {
 async fn salesforce_is_asked_on_the_users_domain_and_tells_no_expiry() {
     let path = "/services/oauth2/token";
     let builder = presets::salesforce("id-1", secret());
-    let preset = Preset::of(builder, "https://{tenant}.my.salesforce.com", path).await;
+    let preset = Preset::of(
+        builder,
+        "https://{tenant}.my.salesforce.com",
+        path,
+        Some("/services/oauth2/revoke"),
+    )
+    .await;
     let body = r#"{"access_token":"00D!1","signature":"s","scope":"refresh_token api","instance_url":"https://acme.my.salesforce.com",
         "id":"https://login.salesforce.com/id/00D/005","token_type":"Bearer","issued_at":"1800000000000"}"#;
     let (sent, answer) = preset.refresh(200, body).await;
@@ -383,7 +361,18 @@ async fn salesforce_is_asked_on_the_users_domain_and_tells_no_expiry() {
             (
                 400,
                 r#"{"error":"inactive_user","error_description":"user is inactive"}"#,
+                Rejected,
+            ),
+            (400, r#"{"error":"inactive_org","error_description":"x"}"#, Rejected),
+            (
+                400,
+                r#"{"error":"invalid_grant","error_description":"Token request is already being processed"}"#,
                 Transient,
+            ),
+            (
+                400,
+                r#"{"error":"invalid_grant","error_description":"ip restricted"}"#,
+                Rejected,
             ),
             (503, "", Transient),
         ])
@@ -394,7 +383,7 @@ async fn salesforce_is_asked_on_the_users_domain_and_tells_no_expiry() {
     let error = untouched.refresh(RefreshRequest::new(&token)).await;
     assert_eq!(
         error.unwrap_err().kind(),
-        Transient,
+        Rejected,
         "without a tenant nobody is asked"
     );
 }

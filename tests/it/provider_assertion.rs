@@ -19,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use regrant::clock::Clock as _;
 use regrant::clock::SystemClock;
+use regrant::error::ConfigError;
 use regrant::provider::Provider as _;
 use regrant::provider::RefreshRequest;
 use regrant::provider::RevocationRequest;
@@ -185,6 +186,65 @@ async fn the_audience_may_be_the_issuer_and_the_key_id_may_be_missing() {
     let (header, claims) = verified(&server.only(), &pair);
     assert_eq!(header, serde_json::json!({"alg": "ES256", "typ": "JWT"}));
     assert_eq!(claims["aud"], "https://idp.example");
+}
+
+#[tokio::test]
+async fn a_discovered_issuer_gets_no_assertion_for_another_servers_token_endpoint() {
+    let (honest, evil) = (Server::start().await, Server::start().await);
+    let pair = es256();
+    let metadata = serde_json::json!({
+        "issuer": evil.url,
+        "token_endpoint": format!("{}/token", honest.url),
+        "revocation_endpoint": format!("{}/revoke", evil.url),
+    });
+    evil.answer(200, &metadata.to_string());
+    let settings = PrivateKeyJwt::new(pair.algorithm, PrivateKey::new(&pair.pem));
+    let provider = OAuth2Provider::discover(&evil.url, "gateway")
+        .client_authentication(ClientAuthentication::PrivateKeyJwt(settings))
+        .build_discovered()
+        .await
+        .unwrap();
+    evil.only();
+
+    evil.answer(200, "");
+    let token = UpstreamRefreshToken::new("rt");
+    provider
+        .revoke(RevocationRequest::new(&token))
+        .await
+        .unwrap();
+
+    let (_header, claims) = verified(&evil.only(), &pair);
+    assert_eq!(claims["aud"], evil.url);
+}
+
+#[test]
+fn assertions_go_to_one_server_unless_their_audience_is_set() {
+    let pair = es256();
+    let settings = PrivateKeyJwt::new(pair.algorithm, PrivateKey::new(&pair.pem));
+    let with_audience = settings.clone().audience("https://idp.example");
+    let same = "https://idp.example/x";
+    let other = "https://other.example/x";
+    for (settings, refresh, revocation, want) in [
+        (&settings, same, same, None),
+        (&settings, same, other, Some("revocation endpoint")),
+        (&settings, other, same, Some("refresh endpoint")),
+        (
+            &settings,
+            same,
+            "https://{tenant}.idp.example/x",
+            Some("revocation endpoint"),
+        ),
+        (&settings, same, "https://idp.example/{tenant}/x", None),
+        (&with_audience, other, other, None),
+    ] {
+        let built = OAuth2Provider::builder("https://idp.example/token", "gateway")
+            .client_authentication(ClientAuthentication::PrivateKeyJwt(settings.clone()))
+            .refresh_endpoint(refresh)
+            .revocation_endpoint(revocation)
+            .build();
+        let refused = built.as_ref().err().map(ConfigError::setting);
+        assert_eq!(refused, want, "{refresh} {revocation}");
+    }
 }
 
 #[test]

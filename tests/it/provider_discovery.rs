@@ -51,6 +51,7 @@ async fn endpoints_are_discovered_and_used() {
         "GET /.well-known/oauth-authorization-server HTTP/1.1"
     );
     assert_eq!(sent.header("accept"), "application/json");
+    assert_eq!(sent.header("accept-encoding"), "identity");
 
     let token = UpstreamRefreshToken::new("rt");
     server.answer(200, r#"{"access_token":"a"}"#);

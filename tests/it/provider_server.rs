@@ -9,10 +9,14 @@ use http::HeaderMap;
 use http::HeaderName;
 use regrant::provider::Provider as _;
 use regrant::provider::ProviderError;
+use regrant::provider::ProviderErrorKind;
 use regrant::provider::RefreshRequest;
+use regrant::provider::RevocationRequest;
 use regrant::provider::TokenResponse;
+use regrant::provider::oauth2::CodeRequest;
 use regrant::provider::oauth2::OAuth2Provider;
 use regrant::provider::oauth2::OAuth2ProviderBuilder;
+use regrant::secret::UpstreamCode;
 use regrant::secret::UpstreamRefreshToken;
 use serde_json::Value;
 use tokio::io::AsyncBufReadExt as _;
@@ -153,6 +157,80 @@ impl Sent {
     pub(crate) fn json(&self) -> Value {
         assert_eq!(self.header("content-type"), "application/json");
         serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// A preset that speaks to a server of ours, once its true endpoint is known to
+/// be this one.
+pub(crate) struct Preset {
+    server: Server,
+    provider: OAuth2Provider,
+}
+
+impl Preset {
+    /// `revoke` is the path of its revocation endpoint, if the provider has one.
+    pub(crate) async fn of(
+        builder: OAuth2ProviderBuilder,
+        host: &str,
+        path: &str,
+        revoke: Option<&str>,
+    ) -> Self {
+        let ends = revoke.map(|revoke| format!("{host}{revoke}"));
+        let settings = format!("{builder:?}");
+        for setting in [
+            format!("token_endpoint: Some(\"{host}{path}\")"),
+            "refresh_endpoint: None".to_owned(),
+            format!("revocation_endpoint: {ends:?}"),
+        ] {
+            assert!(settings.contains(&setting), "{settings}");
+        }
+        let server = Server::start().await;
+        let mut builder = builder.token_endpoint(format!("{}{path}", server.url));
+        if let Some(revoke) = revoke {
+            builder = builder.revocation_endpoint(format!("{}{revoke}", server.url));
+        }
+        let provider = builder.build().unwrap();
+        Self { server, provider }
+    }
+
+    pub(crate) async fn refresh(
+        &self,
+        status: u16,
+        body: &str,
+    ) -> (Sent, Result<TokenResponse, ProviderError>) {
+        self.server.answer(status, body);
+        let token = UpstreamRefreshToken::new("rt-1");
+        let request = RefreshRequest::new(&token).tenant(Some("acme"));
+        let answer = self.provider.refresh(request).await;
+        (self.server.only(), answer)
+    }
+
+    pub(crate) async fn exchange(&self, body: &str) -> (Sent, TokenResponse) {
+        self.server.answer(200, body);
+        let code = UpstreamCode::new("code-1");
+        let request = CodeRequest::new(&code).tenant(Some("acme"));
+        let request = request.redirect_uri(Some("https://gateway.example/cb"));
+        let answer = self.provider.exchange_code(request).await.unwrap();
+        (self.server.only(), answer)
+    }
+
+    pub(crate) async fn revoke(
+        &self,
+        status: u16,
+        body: &str,
+    ) -> (Sent, Result<(), ProviderError>) {
+        self.server.answer(status, body);
+        let token = UpstreamRefreshToken::new("rt-1");
+        let request = RevocationRequest::new(&token).tenant(Some("acme"));
+        let answer = self.provider.revoke(request).await;
+        (self.server.only(), answer)
+    }
+
+    pub(crate) async fn classifies(&self, failures: &[(u16, &str, ProviderErrorKind)]) {
+        for (status, body, want) in failures {
+            let error = self.refresh(*status, body).await.1.unwrap_err();
+            assert_eq!(error.kind(), *want, "{status} {body}");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use regrant::provider::Provider as _;
 use regrant::provider::ProviderError;
@@ -32,8 +33,8 @@ async fn what_was_not_sent_is_transient_and_what_may_have_been_is_ambiguous() {
     let server = Server::start().await;
     let provider = builder(&server).build().unwrap();
     // It would be read, were it smaller.
-    let large = format!(r#"{{"access_token":"a{}"}}"#, "x".repeat(69_980));
-    let head = |status: u16| format!("HTTP/1.1 {status} X\r\ncontent-length: 70000\r\n\r\n");
+    let large = format!(r#"{{"access_token":"a{}"}}"#, "x".repeat(1_099_980));
+    let head = |status: u16| format!("HTTP/1.1 {status} X\r\ncontent-length: 1100000\r\n\r\n");
     for (reply, want) in [
         (String::new(), Ambiguous),
         ("HTTP/1.1 20".to_owned(), Ambiguous),
@@ -77,6 +78,66 @@ struct Nobody;
 impl Resolve for Nobody {
     fn resolve(&self, _name: Name) -> Resolving {
         Box::pin(async { Err("no such name".into()) })
+    }
+}
+
+#[tokio::test]
+async fn a_whole_object_in_a_body_that_breaks_off_is_not_lost() {
+    let server = Server::start().await;
+    let provider = builder(&server).build().unwrap();
+    let body = r#"{"access_token":"a","refresh_token":"r","expires_in":60}"#;
+    let (length, longer) = (body.len(), body.len() + 2);
+    let chunked =
+        format!("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n");
+    let counted = format!("HTTP/1.1 200 X\r\ncontent-length: {longer}\r\n\r\n{body}");
+    for reply in [&chunked, &counted] {
+        server.answer_raw(reply.clone());
+        let answer = refresh(&provider).await.unwrap();
+        assert_eq!(answer.refresh_token.unwrap().expose(), "r", "{reply}");
+    }
+    for (reply, want) in [
+        // There may have been a refresh token yet to come.
+        (
+            counted.replace(body, "access_token=a"),
+            ProviderErrorKind::Ambiguous,
+        ),
+        (
+            counted.replace(body, r#"{"access_token":"a","n":1e999}"#),
+            ProviderErrorKind::Ambiguous,
+        ),
+        (
+            counted.replace(body, r#"{"ok":true}"#),
+            ProviderErrorKind::Ambiguous,
+        ),
+        (counted.replace("200", "500"), ProviderErrorKind::Transient),
+    ] {
+        server.answer_raw(reply.clone());
+        let error = refresh(&provider).await.unwrap_err();
+        assert_eq!(error.kind(), want, "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_come_about_is_transient_within_half_the_time() {
+    for timeout in [Duration::from_millis(300), Duration::from_secs(60)] {
+        let provider = OAuth2Provider::builder("https://idp.example/token", "gateway")
+            .dns_resolver(Arc::new(Never))
+            .timeout(timeout)
+            .build()
+            .unwrap();
+        let begun = Instant::now();
+        let error = refresh(&provider).await.unwrap_err();
+        assert_eq!(error.kind(), ProviderErrorKind::Transient, "{error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}
+
+/// Never says anything.
+struct Never;
+
+impl Resolve for Never {
+    fn resolve(&self, _name: Name) -> Resolving {
+        Box::pin(std::future::pending())
     }
 }
 
@@ -184,6 +245,49 @@ async fn a_host_that_a_tenant_chose_is_not_connected_to_in_the_private_network()
 }
 
 #[tokio::test]
+async fn a_proxy_may_be_in_the_private_network_where_a_tenant_may_not() {
+    let server = Server::start().await;
+    let address: SocketAddr = server.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let proxy = format!("http://proxy.internal:{}", address.port());
+    let http = reqwest::Client::builder().proxy(reqwest::Proxy::all(proxy).unwrap());
+    let provider = OAuth2Provider::builder("https://{tenant}.idp.example/token", "gateway")
+        .with_http_client(http)
+        .dns_resolver(Arc::new(Everything(address)))
+        .build()
+        .unwrap();
+
+    refresh_at(&provider, Some("acme")).await.unwrap_err();
+
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn plain_http_to_this_machine_goes_through_no_proxy() {
+    let (server, proxy) = (Server::start().await, Server::start().await);
+    let http = || reqwest::Client::builder().proxy(reqwest::Proxy::all(&proxy.url).unwrap());
+    for builder in [
+        builder(&server),
+        builder(&server).token_endpoint(format!("{}/{{tenant}}/token", server.url)),
+        OAuth2Provider::builder("https://idp.invalid/token", "gateway")
+            .refresh_endpoint(format!("{}/refresh", server.url)),
+    ] {
+        let provider = builder.with_http_client(http()).build().unwrap();
+        server.answer(200, r#"{"access_token":"a"}"#);
+        refresh_at(&provider, Some("acme")).await.unwrap();
+    }
+    let metadata = format!(
+        r#"{{"issuer":"{0}","token_endpoint":"{0}/token"}}"#,
+        server.url
+    );
+    server.answer(200, &metadata);
+    let discovered = OAuth2Provider::discover(&server.url, "gateway");
+    let discovered = discovered.with_http_client(http()).build_discovered().await;
+    server.answer(200, r#"{"access_token":"a"}"#);
+    refresh(&discovered.unwrap()).await.unwrap();
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[tokio::test]
 async fn a_login_is_ended_at_the_revocation_endpoint() {
     let server = Server::start().await;
     let token = UpstreamRefreshToken::new("rt-secret");
@@ -217,7 +321,7 @@ async fn a_login_is_ended_at_the_revocation_endpoint() {
         (
             200,
             r#"{"ok":false,"error":"fatal"}"#,
-            Some(ProviderErrorKind::Transient),
+            Some(ProviderErrorKind::Rejected),
         ),
         (
             503,
@@ -252,7 +356,12 @@ async fn an_error_tells_no_secret() {
         .client_authentication(ClientAuthentication::Post(ClientSecret::new("s3cret")))
         .build()
         .unwrap();
-    for reply in ["", "HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n{"] {
+    for reply in [
+        "",
+        "HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n{",
+        "HTTP/1.1 400 X\r\n\r\n{\"error\":\"unknown refresh token rt-secret\"}",
+        "HTTP/1.1 400 X\r\n\r\n{\"error\":\"rt-secret\"}",
+    ] {
         server.answer_raw(reply);
         let error = refresh(&provider).await.unwrap_err();
         let mut said = format!("{error:?}");

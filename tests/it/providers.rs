@@ -6,12 +6,16 @@ use std::time::SystemTime;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use regrant::provider::Expiry;
+use regrant::provider::ProviderError;
 use regrant::provider::ProviderErrorKind;
+use regrant::provider::TokenResponse;
 use regrant::provider::oauth2::ClientAuthentication;
 use regrant::provider::oauth2::CodeRequest;
+use regrant::provider::oauth2::OAuth2Provider;
 use regrant::secret::ClientSecret;
 use regrant::secret::CodeVerifier;
 use regrant::secret::UpstreamCode;
+use regrant::secret::UpstreamRefreshToken;
 
 use crate::provider_server::Server;
 use crate::provider_server::builder;
@@ -252,4 +256,131 @@ async fn a_code_and_a_refresh_token_are_sent_once_and_in_no_url() {
     server.answer(400, r#"{"error":"invalid_grant"}"#);
     let exchange = provider.exchange_code(CodeRequest::new(&code)).await;
     assert_eq!(exchange.unwrap_err().kind(), ProviderErrorKind::Terminal);
+}
+
+/// A provider that has a user's tokens beside the bot's.
+fn of_users(server: &Server) -> OAuth2Provider {
+    let builder = builder(server).response(|shape| {
+        shape
+            .access_token("user.access_token")
+            .refresh_token("user.refresh_token")
+            .expiry_at("user.expires_in")
+    });
+    builder.build().unwrap()
+}
+
+async fn exchange(provider: &OAuth2Provider) -> Result<TokenResponse, ProviderError> {
+    let code = UpstreamCode::new("c0de");
+    provider.exchange_code(CodeRequest::new(&code)).await
+}
+
+#[tokio::test]
+async fn a_user_never_gets_the_tokens_of_another_place() {
+    let server = Server::start().await;
+    let provider = of_users(&server);
+    for body in [
+        // The user's one is not there, or cannot be told from others.
+        r#"{"access_token":"BOT","refresh_token":"BOT-r","user":{"id":"U1"}}"#,
+        r#"{"data":{"access_token":"BOT","refresh_token":"BOT-r"}}"#,
+        r#"{"access_token":"BOT","team":"\ud83d","user":{"access_token":"a"}}"#,
+    ] {
+        server.answer(200, body);
+        let error = exchange(&provider).await.unwrap_err();
+        assert_eq!(error.kind(), ProviderErrorKind::Ambiguous, "{body}");
+    }
+    let broken = r#"{"access_token":"BOT","team":"\ud83d","user":{"access_token":"a"}}"#;
+    server.answer(200, broken);
+    let error = refresh(&provider).await.unwrap_err();
+    assert_eq!(error.kind(), ProviderErrorKind::Ambiguous);
+
+    for (user, refresh_token, expiry) in [
+        (
+            r#"{"access_token":"a","refresh_token":"r","expires_in":60}"#,
+            Some("r"),
+            after(60),
+        ),
+        (r#"{"access_token":"a"}"#, None, Expiry::Unknown),
+    ] {
+        let body = format!(
+            r#"{{"access_token":"BOT","refresh_token":"BOT-r","expires_in":9,"refresh_expires_in":9,
+                "data":{{"refresh_token":"BOT-r"}},"user":{user}}}"#
+        );
+        for is_exchange in [true, false] {
+            server.answer(200, &body);
+            let answer = if is_exchange {
+                exchange(&provider).await
+            } else {
+                refresh(&provider).await
+            };
+            let answer = answer.unwrap();
+            assert_eq!(answer.access_token.expose(), "a");
+            let token = answer
+                .refresh_token
+                .as_ref()
+                .map(UpstreamRefreshToken::expose);
+            assert_eq!(token, refresh_token, "{body}");
+            assert_eq!(answer.expiry, expiry, "{body}");
+            assert_eq!(answer.refresh_expiry, Expiry::Unknown, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_may_be_answered_in_the_usual_place_and_then_all_of_it_is_there() {
+    let server = Server::start().await;
+    let provider = of_users(&server);
+    for (body, refresh_token) in [
+        (
+            r#"{"access_token":"a","refresh_token":"r","expires_in":60}"#,
+            Some("r"),
+        ),
+        (
+            r#"{"access_token":"a","expires_in":60,"data":{"refresh_token":"other"},
+                "user":{"refresh_token":"other","expires_in":9}}"#,
+            None,
+        ),
+    ] {
+        server.answer(200, body);
+        let answer = refresh(&provider).await.unwrap();
+        assert_eq!(answer.access_token.expose(), "a");
+        let token = answer
+            .refresh_token
+            .as_ref()
+            .map(UpstreamRefreshToken::expose);
+        assert_eq!(token, refresh_token, "{body}");
+        assert_eq!(answer.expiry, after(60), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn refreshes_may_go_to_an_endpoint_of_their_own() {
+    let server = Server::start().await;
+    let provider = builder(&server)
+        .refresh_endpoint(format!("{}/refresh?v=2", server.url))
+        .build()
+        .unwrap();
+    server.answer(200, r#"{"access_token":"a"}"#);
+    refresh(&provider).await.unwrap();
+    assert_eq!(server.only().line, "POST /refresh?v=2 HTTP/1.1");
+    server.answer(200, r#"{"access_token":"a"}"#);
+    exchange(&provider).await.unwrap();
+    assert_eq!(server.only().line, "POST /token HTTP/1.1");
+}
+
+#[tokio::test]
+async fn requests_say_who_asks_and_that_no_coding_is_understood() {
+    let server = Server::start().await;
+    let own = reqwest::Client::builder().user_agent("my-gateway/7");
+    let version = concat!("regrant/", env!("CARGO_PKG_VERSION"));
+    for (builder, agent) in [
+        (builder(&server), version),
+        (builder(&server).with_http_client(own), "my-gateway/7"),
+    ] {
+        server.answer(200, r#"{"access_token":"a"}"#);
+        refresh(&builder.build().unwrap()).await.unwrap();
+        let sent = server.only();
+        assert_eq!(sent.header("user-agent"), agent);
+        // RFC 9110 §12.5.3.
+        assert_eq!(sent.header("accept-encoding"), "identity");
+    }
 }

@@ -64,7 +64,8 @@ impl PrivateKeyJwt {
     }
 
     /// The `aud` of the assertions: some providers want their issuer
-    /// identifier. The default is the URL of the token endpoint (RFC 7523 §3).
+    /// identifier. The default is the issuer where it was discovered, else the
+    /// URL of the token endpoint (RFC 7523 §3).
     #[must_use]
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
@@ -75,7 +76,12 @@ impl PrivateKeyJwt {
         self.algorithm
     }
 
-    pub(super) fn signer(self) -> Result<Signer, ConfigError> {
+    pub(super) fn has_audience(&self) -> bool {
+        self.audience.is_some()
+    }
+
+    /// The signer, of this audience unless one was set.
+    pub(super) fn signer(self, audience: Option<String>) -> Result<Signer, ConfigError> {
         let unusable = |error: BoxError| {
             ConfigError::new(
                 "private key",
@@ -93,7 +99,7 @@ impl PrivateKeyJwt {
             key: key.map_err(|error| unusable(error.into()))?,
             algorithm: self.algorithm,
             key_id: self.key_id,
-            audience: self.audience,
+            audience: self.audience.or(audience),
         };
         // The curve, the size and the halves of the key are looked at only when
         // it signs; better now than at the first refresh.

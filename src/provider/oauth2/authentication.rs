@@ -69,6 +69,7 @@ impl Authenticator {
     pub(super) fn new(
         client_id: &str,
         authentication: ClientAuthentication,
+        audience: Option<String>,
     ) -> Result<Self, ConfigError> {
         Ok(match authentication {
             ClientAuthentication::Basic(secret) => Self::Header(basic(client_id, secret.expose())?),
@@ -77,7 +78,7 @@ impl Authenticator {
             }
             ClientAuthentication::Post(secret) => Self::Post(secret),
             ClientAuthentication::PrivateKeyJwt(settings) => {
-                Self::Assertion(Box::new(settings.signer()?))
+                Self::Assertion(Box::new(settings.signer(audience)?))
             }
             ClientAuthentication::None => Self::None,
         })

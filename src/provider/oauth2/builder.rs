@@ -11,7 +11,10 @@ use super::OAuth2Provider;
 use super::authentication::Authenticator;
 use super::authentication::ClientAuthentication;
 use super::endpoint::Endpoint;
+use super::endpoint::Endpoints;
+use super::endpoint::shown;
 use super::http;
+use super::http::Reach;
 use super::request::Leg;
 use super::request::RequestShape;
 use super::response::ResponseShape;
@@ -33,6 +36,7 @@ use crate::error::ConfigError;
 pub struct OAuth2ProviderBuilder {
     pub(super) issuer: Option<String>,
     token_endpoint: Option<String>,
+    refresh_endpoint: Option<String>,
     revocation_endpoint: Option<String>,
     client_id: String,
     pub(super) authentication: ClientAuthentication,
@@ -50,6 +54,7 @@ impl OAuth2ProviderBuilder {
         Self {
             issuer: None,
             token_endpoint: None,
+            refresh_endpoint: None,
             revocation_endpoint: None,
             client_id,
             authentication: ClientAuthentication::None,
@@ -74,8 +79,8 @@ impl OAuth2ProviderBuilder {
     /// (`https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token`).
     ///
     /// A tenant is one DNS label in lower case: letters, digits, hyphens. With
-    /// any other, or with none, nothing is sent and the refresh fails as
-    /// transient. A host that a tenant chose is connected to only if it
+    /// any other, or with none, nothing is sent and the refresh is
+    /// [`Rejected`](crate::provider::ProviderErrorKind::Rejected). A host that a tenant chose is connected to only if it
     /// resolves to public addresses; through a proxy, that is for the proxy to
     /// check. The default is what the constructor was given.
     ///
@@ -88,6 +93,14 @@ impl OAuth2ProviderBuilder {
     /// ```
     pub fn token_endpoint(mut self, url: impl Into<String>) -> Self {
         self.token_endpoint = Some(url.into());
+        self
+    }
+
+    /// Where refreshes go, for providers that have another URL for those than
+    /// for codes, with `{tenant}` as in [`token_endpoint`](Self::token_endpoint).
+    /// The default is the token endpoint.
+    pub fn refresh_endpoint(mut self, url: impl Into<String>) -> Self {
+        self.refresh_endpoint = Some(url.into());
         self
     }
 
@@ -138,7 +151,15 @@ impl OAuth2ProviderBuilder {
         self
     }
 
-    /// How long one call may take. The default is 10 s.
+    /// How long one call may take. It should not exceed
+    /// [`Timings::provider_timeout`](crate::settings::Timings::provider_timeout), by which
+    /// the engine gives up on a call: only this one can tell a request that was
+    /// not sent from one that got no answer. For the same reason connecting
+    /// (name, TCP, TLS) has a limit of its own, half of this and at most 3 s: a
+    /// provider that is away is then
+    /// [`Transient`](crate::provider::ProviderErrorKind::Transient), not
+    /// [`Ambiguous`](crate::provider::ProviderErrorKind::Ambiguous). The default
+    /// is 10 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -154,8 +175,10 @@ impl OAuth2ProviderBuilder {
     /// The HTTP client to start from: its TLS and proxy settings are kept, and
     /// its DNS settings too, except that the resolver for hosts that a tenant
     /// chooses is that of [`dns_resolver`](Self::dns_resolver). Redirects are
-    /// switched off and time-outs set in any case. The default is
-    /// `reqwest::Client::builder()`.
+    /// switched off and time-outs set in any case, and plain `http` to loopback
+    /// goes through no proxy, nor then does anything else of this provider. The
+    /// default is `reqwest::Client::builder()` with a `User-Agent` of
+    /// `regrant/` and the version.
     pub fn with_http_client(mut self, http: reqwest::ClientBuilder) -> Self {
         self.http = Some(http);
         self
@@ -167,61 +190,84 @@ impl OAuth2ProviderBuilder {
     ///
     /// If an endpoint is not an `https` URL (plain `http` is accepted to
     /// loopback) or not known before discovery, `{tenant}` stands where it may
-    /// not, the client id is empty, a private key cannot sign, a parameter would
-    /// be sent twice, or TLS cannot be set up.
+    /// not, the client id is empty, a private key cannot sign, its assertions
+    /// would go to two servers with one audience, a parameter would be sent
+    /// twice, or TLS cannot be set up.
     pub fn build(mut self) -> Result<OAuth2Provider, ConfigError> {
-        let (token_endpoint, revocation_endpoint) = self.parse_endpoints()?;
-        let http = self.client([&token_endpoint, &revocation_endpoint])?;
-        let token_endpoint = token_endpoint.ok_or_else(|| {
-            ConfigError::new(
-                "token endpoint",
-                "must be discovered: use `build_discovered`",
-            )
-        })?;
-        self.assemble(http, token_endpoint, revocation_endpoint)
+        let endpoints = self.parse_endpoints()?;
+        let http = self.client(&endpoints, false)?;
+        self.assemble(http, endpoints, None)
     }
 
-    /// The token and revocation endpoints that were set.
-    pub(super) fn parse_endpoints(
-        &self,
-    ) -> Result<(Option<Endpoint>, Option<Endpoint>), ConfigError> {
+    /// The endpoints that were set.
+    pub(super) fn parse_endpoints(&self) -> Result<Endpoints, ConfigError> {
         let parse = |setting, url: &Option<String>| {
             let url = url.as_deref();
             url.map(|url| Endpoint::parse(setting, url)).transpose()
         };
-        Ok((
-            parse("token endpoint", &self.token_endpoint)?,
-            parse("revocation endpoint", &self.revocation_endpoint)?,
-        ))
+        Ok(Endpoints {
+            token: parse("token endpoint", &self.token_endpoint)?,
+            refresh: parse("refresh endpoint", &self.refresh_endpoint)?,
+            revocation: parse("revocation endpoint", &self.revocation_endpoint)?,
+        })
     }
 
     /// The HTTP client to ask these endpoints with.
     pub(super) fn client(
         &mut self,
-        endpoints: [&Option<Endpoint>; 2],
+        endpoints: &Endpoints,
+        is_this_machine: bool,
     ) -> Result<Client, ConfigError> {
         let (start, resolver) = (self.http.take(), self.resolver.take());
-        let guards_hosts = endpoints.into_iter().flatten().any(Endpoint::chooses_host);
-        http::client(start, self.timeout, resolver, guards_hosts)
+        let domains = endpoints.iter().filter_map(Endpoint::tenant_domain);
+        let reach = Reach {
+            is_this_machine: is_this_machine || endpoints.iter().any(Endpoint::is_plain),
+            tenant_domains: domains.map(str::to_owned).collect(),
+        };
+        http::client(start, self.timeout, resolver, reach)
     }
 
     pub(super) fn assemble(
         self,
         http: Client,
-        token_endpoint: Endpoint,
-        revocation_endpoint: Option<Endpoint>,
+        endpoints: Endpoints,
+        audience: Option<String>,
     ) -> Result<OAuth2Provider, ConfigError> {
+        let token_endpoint = endpoints.token.ok_or_else(|| {
+            ConfigError::new(
+                "token endpoint",
+                "must be discovered: use `build_discovered`",
+            )
+        })?;
         if self.client_id.is_empty() {
             return Err(ConfigError::new("client id", "must not be empty"));
         }
         self.on_exchange.check("code exchange")?;
         self.on_refresh.check("refresh")?;
+        if let ClientAuthentication::PrivateKeyJwt(settings) = &self.authentication
+            && audience.is_none()
+            && !settings.has_audience()
+        {
+            for (setting, endpoint) in [
+                ("refresh endpoint", &endpoints.refresh),
+                ("revocation endpoint", &endpoints.revocation),
+            ] {
+                // It would hold assertions that are good at the token endpoint.
+                if let Some(endpoint) = endpoint
+                    && !endpoint.has_origin_of(&token_endpoint)
+                {
+                    let reason = "is of another server than the token endpoint: set the audience of assertions";
+                    return Err(ConfigError::new(setting, reason));
+                }
+            }
+        }
 
         Ok(OAuth2Provider {
             http,
             token_endpoint,
-            revocation_endpoint,
-            authenticator: Authenticator::new(&self.client_id, self.authentication)?,
+            refresh_endpoint: endpoints.refresh,
+            revocation_endpoint: endpoints.revocation,
+            authenticator: Authenticator::new(&self.client_id, self.authentication, audience)?,
             client_id: self.client_id,
             headers: self.shape.headers()?,
             shape: self.shape,
@@ -234,11 +280,13 @@ impl OAuth2ProviderBuilder {
 
 impl fmt::Debug for OAuth2ProviderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = |url: &Option<String>| url.as_deref().map(shown);
         // Not the HTTP client, whose default headers may hold secrets.
         f.debug_struct("OAuth2ProviderBuilder")
-            .field("issuer", &self.issuer)
-            .field("token_endpoint", &self.token_endpoint)
-            .field("revocation_endpoint", &self.revocation_endpoint)
+            .field("issuer", &url(&self.issuer))
+            .field("token_endpoint", &url(&self.token_endpoint))
+            .field("refresh_endpoint", &url(&self.refresh_endpoint))
+            .field("revocation_endpoint", &url(&self.revocation_endpoint))
             .field("client_id", &self.client_id)
             .field("authentication", &self.authentication)
             .field("shape", &self.shape)
@@ -259,22 +307,36 @@ mod tests {
 
     #[test]
     fn debug_tells_no_secret() {
-        let builder = OAuth2Provider::builder("https://idp.example/token", "gateway")
+        let builder = OAuth2Provider::builder("https://idp.example/token?key=canary", "gateway")
+            .refresh_endpoint("https://{tenant}.idp.example/refresh?key=canary")
+            .revocation_endpoint("https://idp.example/{tenant}?key=canary")
             .client_authentication(ClientAuthentication::Post(ClientSecret::new("canary")))
             .on_refresh(|leg| leg.parameter("api_key", "canary"))
             .request(|shape| shape.header("x-api-key", "canary"));
         assert!(!format!("{builder:?}").contains("canary"));
         let provider = builder.build().unwrap();
         assert!(!format!("{provider:?} {:?}", provider.headers).contains("canary"));
+        for url in [
+            "https://u:canary@idp.example/",
+            "https://idp.example/#canary",
+        ] {
+            let refused = OAuth2Provider::discover(url, "gateway").token_endpoint(url);
+            let told = format!("{refused:?}");
+            assert!(told.contains("https://idp.example/") && !told.contains("canary"));
+        }
     }
 
     #[test]
     fn settings_that_cannot_work_are_found_at_once() {
         type Change = fn(OAuth2ProviderBuilder) -> OAuth2ProviderBuilder;
-        let changes: [(Change, &str); 9] = [
+        let changes: [(Change, &str); 10] = [
             (
                 |b| b.token_endpoint("http://idp.example/t"),
                 "token endpoint must be https",
+            ),
+            (
+                |b| b.refresh_endpoint("http://idp.example/r"),
+                "refresh endpoint must be https",
             ),
             (
                 |b| b.revocation_endpoint("ftp://idp.example/r"),

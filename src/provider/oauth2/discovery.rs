@@ -7,11 +7,14 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
 use reqwest::Client;
 use reqwest::StatusCode;
 use reqwest::Url;
 use reqwest::header::ACCEPT;
+use reqwest::header::ACCEPT_ENCODING;
 use serde_json::Value;
 
 use super::OAuth2Provider;
@@ -21,6 +24,7 @@ use super::endpoint::Endpoint;
 use super::endpoint::is_loopback;
 use super::endpoint::safe_url;
 use super::http::collect;
+use super::resolver::is_public;
 use crate::BoxError;
 use crate::error::ConfigError;
 
@@ -42,20 +46,24 @@ impl OAuth2ProviderBuilder {
             // RFC 8414 §2.
             return Err(ConfigError::new("issuer", "must have no query").into());
         }
-        let (mut token_endpoint, mut revocation_endpoint) = self.parse_endpoints()?;
-        let http = self.client([&token_endpoint, &revocation_endpoint])?;
+        let mut endpoints = self.parse_endpoints()?;
+        // One on this machine may name endpoints here, in plain http.
+        let http = self.client(&endpoints, is_loopback(&url))?;
         let metadata = find(&http, &issuer, &url).await?;
         check_authentication(&metadata, &self.authentication)?;
-        if token_endpoint.is_none() {
-            token_endpoint = endpoint(&metadata, &url, "token_endpoint", "token endpoint")?;
+        if endpoints.token.is_none() {
+            endpoints.token = endpoint(&metadata, &url, "token_endpoint", "token endpoint")?;
         }
-        if revocation_endpoint.is_none() {
+        if endpoints.revocation.is_none() {
             let setting = "revocation endpoint";
-            revocation_endpoint = endpoint(&metadata, &url, "revocation_endpoint", setting)?;
+            endpoints.revocation = endpoint(&metadata, &url, "revocation_endpoint", setting)?;
         }
-        let token_endpoint = token_endpoint
-            .ok_or_else(|| ConfigError::new("token endpoint", "is not in the metadata"))?;
-        Ok(self.assemble(http, token_endpoint, revocation_endpoint)?)
+        if endpoints.token.is_none() {
+            return Err(ConfigError::new("token endpoint", "is not in the metadata").into());
+        }
+        // An issuer could name somebody else's token endpoint: an assertion for
+        // that one is then in the hands of this one's revocation endpoint.
+        Ok(self.assemble(http, endpoints, Some(issuer))?)
     }
 }
 
@@ -154,15 +162,19 @@ enum Miss {
 async fn fetch(http: &Client, place: Url, issuer: &str) -> Result<Value, Miss> {
     let at = place.to_string();
     let wrong = |error: reqwest::Error| Miss::Wrong(error.into());
-    let request = http.get(place).header(ACCEPT, "application/json");
+    let request = http
+        .get(place)
+        .header(ACCEPT, "application/json")
+        .header(ACCEPT_ENCODING, "identity");
     let response = request.send().await.map_err(wrong)?;
     if response.status() != StatusCode::OK {
         return Err(Miss::Absent(format!("{at} answers {}", response.status())));
     }
-    let body = collect(response, DOCUMENT_LIMIT)
-        .await
-        .map_err(Miss::Wrong)?;
-    let metadata: Value = serde_json::from_slice(&body)
+    let body = collect(response, DOCUMENT_LIMIT).await;
+    if let Some(error) = body.broken {
+        return Err(Miss::Wrong(error));
+    }
+    let metadata: Value = serde_json::from_slice(&body.bytes)
         .map_err(|_not_json| Miss::Absent(format!("{at} is not JSON")))?;
     // RFC 8414 §3.3: byte for byte, or the document MUST NOT be used.
     match metadata.get("issuer").and_then(Value::as_str) {
@@ -176,7 +188,7 @@ async fn fetch(http: &Client, place: Url, issuer: &str) -> Result<Value, Miss> {
 }
 
 /// An endpoint of the document, as safe as the issuer: one on the internet has
-/// nothing to say about this machine.
+/// nothing to say about this machine or its network.
 fn endpoint(
     metadata: &Value,
     issuer: &Url,
@@ -187,13 +199,42 @@ fn endpoint(
         return Ok(None);
     };
     let url = safe_url(setting, text)?;
-    if is_loopback(&url) && !is_loopback(issuer) {
+    if distance(&url) < distance(issuer) {
         return Err(ConfigError::new(
             setting,
-            "is on loopback and the issuer is not",
+            "is on this machine or in its network, and the issuer is not",
         ));
     }
     Ok(Some(Endpoint::Fixed(url)))
+}
+
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+enum Distance {
+    Machine,
+    Network,
+    Internet,
+}
+
+/// How far away a host is, as far as its name tells.
+fn distance(url: &Url) -> Distance {
+    let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+    if host == "localhost" || host.ends_with(".localhost") {
+        // RFC 6761 §6.3.
+        return Distance::Machine;
+    }
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let address: Option<IpAddr> = match literal {
+        // An IPv4 address may be dressed up as one.
+        Some(literal) => literal.parse().ok().map(|ip: Ipv6Addr| ip.to_canonical()),
+        None => host.parse().ok(),
+    };
+    match address {
+        Some(ip) if ip.is_loopback() || ip.is_unspecified() => Distance::Machine,
+        Some(ip) if !is_public(ip) => Distance::Network,
+        Some(_) | None => Distance::Internet,
+    }
 }
 
 /// RFC 8414 §2 has `client_secret_basic` for a document that does not say;
@@ -238,11 +279,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_issuer_on_the_internet_names_no_endpoint_on_this_machine() {
+    fn an_issuer_names_no_endpoint_that_is_closer_than_itself() {
         for (issuer, url, want) in [
             ("https://idp.example", "https://login.idp.example/t", true),
             ("https://idp.example", "https://localhost/t", false),
             ("https://idp.example", "http://127.0.0.1/t", false),
+            ("https://idp.example", "https://app.localhost/t", false),
+            ("https://idp.example", "https://localhost./t", false),
+            ("https://idp.example", "https://127.1/t", false),
+            ("https://idp.example", "https://0.0.0.0/t", false),
+            ("https://idp.example", "https://[::]/t", false),
+            ("https://idp.example", "https://[::1]/t", false),
+            ("https://idp.example", "https://[::ffff:127.0.0.1]/t", false),
+            ("https://idp.example", "https://[::ffff:10.0.0.1]/t", false),
+            ("https://idp.example", "https://10.0.0.1/t", false),
+            ("https://idp.example", "https://169.254.169.254/t", false),
+            ("https://idp.example", "https://[fd00:ec2::254]/t", false),
+            ("https://idp.example", "https://[fe80::1]/t", false),
+            ("https://idp.example", "https://8.8.8.8/t", true),
+            ("https://idp.example", "https://localhost.example/t", true),
+            ("https://10.0.0.1", "https://10.0.0.2/t", true),
+            ("https://10.0.0.1", "https://127.0.0.1/t", false),
+            ("https://10.0.0.1", "https://[::ffff:127.0.0.1]/t", false),
             ("http://127.0.0.1", "http://127.0.0.1/t", true),
             ("http://127.0.0.1", "https://idp.example/t", true),
             ("http://127.0.0.1", "http://idp.example/t", false),

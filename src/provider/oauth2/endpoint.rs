@@ -77,17 +77,65 @@ impl Endpoint {
             .map_err(|error| ProviderError::from(ProviderErrorKind::Rejected).with_source(error))
     }
 
-    /// Whether the tenant decides which host is asked.
-    pub(super) fn chooses_host(&self) -> bool {
-        matches!(self, Self::Template { before, .. } if before == "https://")
+    /// The domain in which the tenant decides which host is asked.
+    pub(super) fn tenant_domain(&self) -> Option<&str> {
+        match self {
+            Self::Template { before, after } if before == "https://" => {
+                after.strip_prefix('.')?.split(['/', '?']).next()
+            }
+            Self::Template { .. } | Self::Fixed(_) => None,
+        }
     }
 
-    /// As it was written.
+    /// Whether it is spoken to in clear, which is accepted on this machine only.
+    pub(super) fn is_plain(&self) -> bool {
+        match self {
+            Self::Fixed(url) => url.scheme() == "http",
+            Self::Template { before, .. } => before.starts_with("http://"),
+        }
+    }
+
+    /// Whether both are of one server, whatever the tenant.
+    pub(super) fn has_origin_of(&self, other: &Self) -> bool {
+        match (self.url(Some("tenant")), other.url(Some("tenant"))) {
+            (Ok(this), Ok(other)) => this.origin() == other.origin(),
+            (Ok(_) | Err(_), _) => false,
+        }
+    }
+
+    /// As it was written, but for what `shown` leaves out.
     pub(super) fn text(&self) -> String {
         match self {
-            Self::Fixed(url) => url.to_string(),
-            Self::Template { before, after } => format!("{before}{PLACEHOLDER}{after}"),
+            Self::Fixed(url) => shown(url.as_str()),
+            Self::Template { before, after } => shown(&format!("{before}{PLACEHOLDER}{after}")),
         }
+    }
+}
+
+/// The endpoints of a provider, as far as they are known.
+pub(super) struct Endpoints {
+    pub(super) token: Option<Endpoint>,
+    pub(super) refresh: Option<Endpoint>,
+    pub(super) revocation: Option<Endpoint>,
+}
+
+impl Endpoints {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Endpoint> {
+        [&self.token, &self.refresh, &self.revocation]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// A URL for logs: operators put keys into queries, and passwords before hosts.
+pub(super) fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (_user, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
+            format!("{scheme}://{rest}")
+        }
+        None => url.to_owned(),
     }
 }
 

@@ -29,7 +29,13 @@ use crate::error::ConfigError;
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
-    pub(super) body: Result<Zeroizing<Vec<u8>>, BoxError>,
+    pub(super) body: Body,
+}
+
+/// What came of a body, and why that may not be all.
+pub(super) struct Body {
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+    pub(super) broken: Option<BoxError>,
 }
 
 /// Sends a request once.
@@ -42,23 +48,22 @@ pub(super) async fn send(request: RequestBuilder) -> Result<Answer, ProviderErro
     })
 }
 
-/// The body, if it is whole and of a sensible size.
-pub(super) async fn collect(
-    mut response: Response,
-    limit: usize,
-) -> Result<Zeroizing<Vec<u8>>, BoxError> {
-    let mut body = Zeroizing::new(Vec::new());
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(reqwest::Error::without_url)?
-    {
-        body.extend_from_slice(&chunk);
-        if body.len() > limit {
-            return Err(format!("an answer of more than {limit} bytes").into());
+/// The body, as far as it comes and is of a sensible size.
+pub(super) async fn collect(mut response: Response, limit: usize) -> Body {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let broken: Option<BoxError> = loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) => break None,
+            Err(error) => break Some(error.without_url().into()),
         }
-    }
-    Ok(body)
+        if bytes.len() > limit {
+            // How much more of it is here is chance.
+            bytes.clear();
+            break Some(format!("an answer of more than {limit} bytes").into());
+        }
+    };
+    Body { bytes, broken }
 }
 
 /// What the gateway's client settings may not change.
@@ -66,10 +71,10 @@ pub(super) fn client(
     start: Option<ClientBuilder>,
     timeout: Duration,
     resolver: Option<Arc<dyn Resolve>>,
-    guards_hosts: bool,
+    reach: Reach,
 ) -> Result<Client, ConfigError> {
     let mut builder = start
-        .unwrap_or_else(Client::builder)
+        .unwrap_or_else(|| Client::builder().user_agent(USER_AGENT))
         // They would hand the secrets to whoever the redirect names.
         .redirect(redirect::Policy::none())
         // A request that was sent must not be sent again by the client.
@@ -82,14 +87,28 @@ pub(super) fn client(
         // Before the other one, which cannot tell that nothing was sent.
         .connect_timeout(CONNECT_TIMEOUT.min(timeout / 2))
         .timeout(timeout);
-    if guards_hosts {
-        builder = builder.dns_resolver(PublicOnly::new(resolver));
+    if reach.is_this_machine {
+        // Plain http is accepted because it does not leave this machine; by a
+        // proxy it would.
+        builder = builder.no_proxy();
+    }
+    if !reach.tenant_domains.is_empty() {
+        builder = builder.dns_resolver(PublicOnly::new(resolver, reach.tenant_domains));
     } else if let Some(resolver) = resolver {
         builder = builder.dns_resolver(resolver);
     }
     builder
         .build()
         .map_err(|error| ConfigError::new("HTTP client", "cannot be set up").caused_by(error))
+}
+
+/// Where the endpoints of a client are.
+pub(super) struct Reach {
+    /// One of them is spoken to in plain http, or tells more of them from this
+    /// machine.
+    pub(super) is_this_machine: bool,
+    /// The domains under which tenants choose hosts.
+    pub(super) tenant_domains: Vec<String>,
 }
 
 fn transport_error(error: reqwest::Error) -> ProviderError {
@@ -110,8 +129,10 @@ fn transport_error(error: reqwest::Error) -> ProviderError {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let value = text(RETRY_AFTER)?;
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More than a number holds is very long, and not nothing at all.
+        let seconds = value.parse().map_or(LONGEST, Duration::from_secs);
+        return Some(seconds.min(LONGEST));
     }
     let until = httpdate::parse_http_date(value).ok()?;
     let now = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
@@ -121,7 +142,11 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
-const RESPONSE_LIMIT: usize = 64 * 1024;
+/// Some answers hold the rights of a user one by one. A larger one costs a login.
+const RESPONSE_LIMIT: usize = 1024 * 1024;
+/// Who waits decides how much of it; this only fits every clock.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+const USER_AGENT: &str = concat!("regrant/", env!("CARGO_PKG_VERSION"));
 
 #[cfg(test)]
 mod tests {
@@ -141,7 +166,9 @@ mod tests {
             ("Sun, 06 Nov 1994 08:50:07 GMT", "yesterday", None),
             ("-1", date, None),
             ("1.5", date, None),
-            ("99999999999999999999", date, None),
+            ("99999999999999999999", date, Some(LONGEST.as_secs())),
+            ("18446744073709551615", date, Some(LONGEST.as_secs())),
+            ("+1", date, None),
             ("soon", date, None),
             ("", date, None),
         ] {

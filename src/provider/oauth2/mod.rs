@@ -12,6 +12,11 @@
 //!    [`ResponseShape`].
 //! 6. How a provider deviates is data: [`RequestShape`], [`Leg`],
 //!    [`ResponseShape`]. For some it is known: [`presets`](super::presets).
+//!
+//! What no data expresses: refreshes by `GET` or with the parameters in a query
+//! string, answers without an access token (a cookie, a header, a bare string),
+//! and mutual TLS (RFC 8705) but for the certificate of an HTTP client of the
+//! gateway's own. For those, implement [`Provider`].
 
 mod assertion;
 mod authentication;
@@ -42,6 +47,7 @@ pub use self::request::Leg;
 use self::request::Parameters;
 pub use self::request::RequestShape;
 pub use self::response::ResponseShape;
+use self::response::Sent;
 use super::Provider;
 use super::ProviderError;
 use super::ProviderErrorKind;
@@ -68,6 +74,7 @@ use crate::secret::UpstreamCode;
 pub struct OAuth2Provider {
     http: reqwest::Client,
     token_endpoint: Endpoint,
+    refresh_endpoint: Option<Endpoint>,
     revocation_endpoint: Option<Endpoint>,
     client_id: String,
     authenticator: Authenticator,
@@ -132,7 +139,8 @@ impl OAuth2Provider {
         let parameters = self.on_exchange.parameters(parameters, &self.shape);
 
         let answer = self.post(&self.token_endpoint, request.tenant, parameters);
-        self.response.read(answer.await?)
+        let sent = Sent::Code(request.code.expose());
+        self.response.read(answer.await?, sent)
     }
 
     async fn spend(&self, request: RefreshRequest<'_>) -> Result<TokenResponse, ProviderError> {
@@ -142,8 +150,11 @@ impl OAuth2Provider {
         ];
         let parameters = self.on_refresh.parameters(parameters, &self.shape);
 
-        let answer = self.post(&self.token_endpoint, request.tenant, parameters);
-        self.response.read(answer.await?)
+        let endpoint = self.refresh_endpoint.as_ref();
+        let endpoint = endpoint.unwrap_or(&self.token_endpoint);
+        let answer = self.post(endpoint, request.tenant, parameters);
+        let sent = Sent::RefreshToken(request.refresh_token.expose());
+        self.response.read(answer.await?, sent)
     }
 
     /// RFC 7009 §2.1.
@@ -157,7 +168,8 @@ impl OAuth2Provider {
         ];
 
         let answer = self.post(endpoint, request.tenant, parameters);
-        self.response.read_revocation(&answer.await?)
+        let sent = Sent::RefreshToken(request.refresh_token.expose());
+        self.response.read_revocation(&answer.await?, sent)
     }
 
     async fn post<'a>(
@@ -203,6 +215,10 @@ impl fmt::Debug for OAuth2Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OAuth2Provider")
             .field("token_endpoint", &self.token_endpoint.text())
+            .field(
+                "revocation_endpoint",
+                &self.revocation_endpoint.as_ref().map(Endpoint::text),
+            )
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()
     }

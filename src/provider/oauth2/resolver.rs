@@ -19,23 +19,39 @@ use reqwest::dns::Name;
 use reqwest::dns::Resolve;
 use reqwest::dns::Resolving;
 
-/// Resolves names to public addresses only.
+/// Resolves names in these domains to public addresses only. Other names, such
+/// as that of a proxy, are the operator's own and may lead anywhere.
 pub(super) struct PublicOnly {
     inner: Arc<dyn Resolve>,
+    domains: Vec<String>,
 }
 
 impl PublicOnly {
     /// Asks `inner`, or the operating system if there is none.
-    pub(super) fn new(inner: Option<Arc<dyn Resolve>>) -> Self {
+    pub(super) fn new(inner: Option<Arc<dyn Resolve>>, domains: Vec<String>) -> Self {
         Self {
             inner: inner.unwrap_or_else(|| Arc::new(System)),
+            domains,
         }
+    }
+
+    fn guards(&self, name: &str) -> bool {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let mut domains = self.domains.iter();
+        domains.any(|domain| {
+            let label = name.strip_suffix(domain.as_str());
+            label.is_some_and(|label| label.ends_with('.'))
+        })
     }
 }
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
+        let is_guarded = self.guards(name.as_str());
         let resolving = self.inner.resolve(name);
+        if !is_guarded {
+            return resolving;
+        }
         Box::pin(async move {
             let addresses: Vec<SocketAddr> = resolving.await?.collect();
             // One private address among public ones is no accident either.
@@ -75,7 +91,7 @@ impl Error for NotPublic {}
 
 /// Whether the address is of the public internet, by the IANA registries of
 /// special-purpose addresses (RFC 6890).
-fn is_public(address: IpAddr) -> bool {
+pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),
@@ -136,16 +152,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_with_any_private_address_is_refused() {
+    async fn a_tenants_name_with_any_private_address_is_refused_and_no_other() {
         for (addresses, want) in [
             (&["93.184.216.34"][..], true),
             (&["93.184.216.34", "2606:2800:220:1::1"], true),
             (&["93.184.216.34", "10.0.0.1"], false),
             (&["127.0.0.1"], false),
         ] {
-            let guard = PublicOnly::new(Some(Arc::new(Says(addresses))));
-            let answer = guard.resolve("acme.idp.example".parse().unwrap()).await;
-            assert_eq!(answer.is_ok(), want, "{addresses:?}");
+            let domains = vec!["zendesk.com".to_owned(), "idp.example".to_owned()];
+            let guard = PublicOnly::new(Some(Arc::new(Says(addresses))), domains);
+            for name in ["acme.idp.example", "ACME.idp.example", "acme.idp.example."] {
+                let answer = guard.resolve(name.parse().unwrap()).await;
+                assert_eq!(answer.is_ok(), want, "{name} {addresses:?}");
+            }
+            for name in ["proxy.internal", "idp.example", "evil-idp.example"] {
+                let answer = guard.resolve(name.parse().unwrap()).await;
+                assert!(answer.is_ok(), "{name} is no tenant's: {addresses:?}");
+            }
         }
     }
 

@@ -4,8 +4,20 @@ use serde_json::Deserializer;
 use serde_json::Map;
 use serde_json::Value;
 
+/// The members of a body.
+#[derive(Default)]
+pub(super) struct Parsed {
+    pub(super) members: Map<String, Value>,
+    /// They are not all, and some may be of another depth.
+    pub(super) is_salvaged: bool,
+}
+
 /// The members of a body: JSON, a form, or JSON that is broken somewhere else.
-pub(super) fn parse(body: &[u8]) -> Option<Map<String, Value>> {
+pub(super) fn parse(body: &[u8]) -> Option<Parsed> {
+    let whole = |members| Parsed {
+        members,
+        is_salvaged: false,
+    };
     // A user's name in another encoding must not cost the user's login.
     let text = String::from_utf8_lossy(body);
     let text = text.trim_start_matches('\u{feff}').trim();
@@ -13,17 +25,20 @@ pub(super) fn parse(body: &[u8]) -> Option<Map<String, Value>> {
         // What follows the object is not of interest.
         let mut values = Deserializer::from_str(text).into_iter();
         return match values.next() {
-            Some(Ok(Value::Object(members))) => Some(members),
+            Some(Ok(Value::Object(members))) => Some(whole(members)),
             // Cut short there may have been a refresh token yet to come.
-            _ if text.ends_with('}') => Some(salvage(text)),
+            _ if text.ends_with('}') => Some(Parsed {
+                members: salvage(text),
+                is_salvaged: true,
+            }),
             _ => None,
         };
     }
     // HTML and plain text would parse as a form of sorts.
     (text.contains('=') && !text.starts_with('[') && !text.contains('<')).then(|| {
-        form_urlencoded::parse(text.as_bytes())
-            .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
-            .collect()
+        let pairs = form_urlencoded::parse(text.as_bytes());
+        let members = pairs.map(|(name, value)| (name.into_owned(), value.into_owned().into()));
+        whole(members.collect())
     })
 }
 
@@ -70,12 +85,14 @@ pub(super) fn member<'a>(members: &'a Map<String, Value>, path: &str) -> Option<
     })
 }
 
-/// Reads the text and number members at the top of an object that is not quite
-/// JSON: a number out of range, half an emoji, a raw line break in a name.
+/// Reads the text and number members at the top, and in `data`, of an object
+/// that is not quite JSON: a number out of range, half an emoji, a raw line break
+/// in a name. Those in `data` get names such as `data.access_token`.
 fn salvage(text: &str) -> Map<String, Value> {
     let mut members = Map::new();
     let mut depth = 0_i32;
-    let mut name: Option<&str> = None;
+    let mut is_data = false;
+    let mut name: Option<String> = None;
     let mut rest = text;
     while let Some((between, after)) = rest.split_once('"') {
         let (quoted, after) = split_at_quote(after);
@@ -88,18 +105,22 @@ fn salvage(text: &str) -> Map<String, Value> {
             };
         }
         if rest.trim_start().starts_with(':') {
-            name = Some(quoted).filter(|_| depth == 1);
+            if depth == 1 {
+                is_data = quoted == "data";
+            }
+            name = match depth {
+                1 => Some(quoted.to_owned()),
+                2 if is_data => Some(format!("data.{quoted}")),
+                _ => None,
+            };
             let (value, _) = rest.split_once([',', '}']).unwrap_or((rest, ""));
             let value = value.trim().trim_start_matches(':').trim();
-            if let (Some(name), Ok(Value::Number(number))) = (name, serde_json::from_str(value)) {
-                members.insert(name.to_owned(), Value::Number(number));
+            if let (Some(name), Ok(Value::Number(number))) = (&name, serde_json::from_str(value)) {
+                members.insert(name.clone(), Value::Number(number));
             }
         } else if let Some(name) = name.take().filter(|_| between.trim() == ":") {
             let text = serde_json::from_str(&format!("\"{quoted}\""));
-            members.insert(
-                name.to_owned(),
-                text.unwrap_or_else(|_| Value::from(quoted)),
-            );
+            members.insert(name, text.unwrap_or_else(|_| Value::from(quoted)));
         }
     }
     members

@@ -10,25 +10,24 @@ use super::super::super::Expiry;
 use super::super::super::jwt_expiry;
 use super::ResponseShape;
 use super::body::member;
+use super::shape::Place;
 
 impl ResponseShape {
     /// By what the answer says, else by what the token says, else by what the
     /// provider's documentation says.
-    pub(super) fn expiry_of(&self, members: &Map<String, Value>, access_token: &str) -> Expiry {
+    pub(super) fn expiry_of(
+        &self,
+        members: &Map<String, Value>,
+        place: &Place<'_>,
+        access_token: &str,
+    ) -> Expiry {
         if let Some(expiry) = self.expiry_always {
             return expiry;
         }
-        let own = self.expiry.as_deref().into_iter();
-        let stated = self.stated(
-            members,
-            own.chain([
-                "expires_in",
-                "expiresIn",
-                "data.expires_in",
-                "data.expiresIn",
-            ])
-            .chain(["expires_at", "expiresAt"]),
-        );
+        let own = self.expiry.as_deref().filter(|_| place.is_own);
+        let own = own.map(str::to_owned).into_iter();
+        let usual = place.paths(&["expires_in", "expiresIn", "expires_at", "expiresAt"]);
+        let stated = self.stated(members, own.chain(usual));
         match stated {
             Stated::At(expiry) => expiry,
             Stated::Nothing | Stated::Nonsense => match jwt_expiry(access_token) {
@@ -44,10 +43,17 @@ impl ResponseShape {
         }
     }
 
-    pub(super) fn refresh_expiry_of(&self, members: &Map<String, Value>) -> Expiry {
-        let usual = ["refresh_token_expires_in", "refreshTokenExpiresIn"];
-        let others = ["refresh_expires_in", "data.refresh_expires_in"];
-        match self.stated(members, usual.into_iter().chain(others)) {
+    pub(super) fn refresh_expiry_of(
+        &self,
+        members: &Map<String, Value>,
+        place: &Place<'_>,
+    ) -> Expiry {
+        let usual = place.paths(&[
+            "refresh_token_expires_in",
+            "refreshTokenExpiresIn",
+            "refresh_expires_in",
+        ]);
+        match self.stated(members, usual) {
             Stated::At(expiry) => expiry,
             Stated::Nothing | Stated::Nonsense => Expiry::Unknown,
         }

@@ -12,6 +12,7 @@ use reqwest::StatusCode;
 use serde_json::Map;
 use serde_json::Value;
 
+use self::shape::Place;
 pub use self::shape::ResponseShape;
 use super::super::ProviderError;
 use super::super::ProviderErrorKind;
@@ -20,48 +21,93 @@ use super::http::Answer;
 use crate::secret::UpstreamAccessToken;
 use crate::secret::UpstreamRefreshToken;
 
+/// The secret that was spent on an answer.
+#[derive(Clone, Copy)]
+pub(super) enum Sent<'a> {
+    Code(&'a str),
+    RefreshToken(&'a str),
+}
+
 impl ResponseShape {
     /// Reads the answer of a token endpoint.
-    pub(super) fn read(&self, answer: Answer) -> Result<TokenResponse, ProviderError> {
-        match answer.body {
-            Ok(body) => self.read_body(answer.status, &body),
-            Err(error) => Err(nothing(answer.status).with_source(error)),
+    pub(super) fn read(
+        &self,
+        answer: Answer,
+        sent: Sent<'_>,
+    ) -> Result<TokenResponse, ProviderError> {
+        let Answer { status, body, .. } = answer;
+        match body.broken {
+            None => self.read_body(status, &body.bytes, sent),
+            // Often only the end of the body is wrong, and the tokens are there.
+            Some(error) => self
+                .read_broken(status, &body.bytes, sent)
+                .ok_or_else(|| nothing(status).with_source(error)),
         }
         .map_err(|error| error.with_retry_after(answer.retry_after))
     }
 
+    /// The tokens of a body that did not end as it should, if it is one whole
+    /// object all the same: nothing is missing from that.
+    fn read_broken(
+        &self,
+        status: StatusCode,
+        body: &[u8],
+        sent: Sent<'_>,
+    ) -> Option<TokenResponse> {
+        if !status.is_success() {
+            return None;
+        }
+        let members: Map<String, Value> = serde_json::from_slice(body).ok()?;
+        self.tokens_of(&members, sent)
+    }
+
     /// Reads the answer of a revocation endpoint (RFC 7009 §2.2), whose status
     /// says it all but for providers that put errors into a 200.
-    pub(super) fn read_revocation(&self, answer: &Answer) -> Result<(), ProviderError> {
+    pub(super) fn read_revocation(
+        &self,
+        answer: &Answer,
+        sent: Sent<'_>,
+    ) -> Result<(), ProviderError> {
         let status = answer.status;
-        let body = answer.body.as_deref().ok();
-        let members = body.and_then(|body| body::parse(body)).unwrap_or_default();
+        let body = Some(&answer.body).filter(|body| body.broken.is_none());
+        let parsed = body.and_then(|body| body::parse(&body.bytes));
+        let members = parsed.unwrap_or_default().members;
         let error = match self.error_of(&members).as_deref() {
             // A token that the provider does not know is a login that has ended,
             // which is what was asked for. Google says it as an error.
             Some("invalid_token") if !is_trouble(status) => return Ok(()),
-            Some(code) if self.kind(status, code) == ProviderErrorKind::Terminal => return Ok(()),
+            Some(code) if self.kind(status, code, &members) == ProviderErrorKind::Terminal => {
+                return Ok(());
+            }
             // RFC 7009 §2.2.1.
             Some(code @ "unsupported_token_type") if !is_trouble(status) => {
                 ProviderError::from(ProviderErrorKind::Unsupported).with_code(code)
             }
-            Some(code) => self.classified(status, code),
+            Some(code) => self.classified(status, code, &members, sent),
             None if status.is_success() => return Ok(()),
             None => unreadable_error(status),
         };
         Err(error.with_retry_after(answer.retry_after))
     }
 
-    fn read_body(&self, status: StatusCode, body: &[u8]) -> Result<TokenResponse, ProviderError> {
-        let members = body::parse(body).unwrap_or_default();
-        let token = status.is_success().then(|| self.access_token_of(&members));
+    fn read_body(
+        &self,
+        status: StatusCode,
+        body: &[u8],
+        sent: Sent<'_>,
+    ) -> Result<TokenResponse, ProviderError> {
+        let parsed = body::parse(body).unwrap_or_default();
+        let members = parsed.members;
+        // What is salvaged does not show where it was: with places of its own, a
+        // user's credential could become the bot's.
+        let has_tokens = status.is_success() && !(parsed.is_salvaged && self.has_own_places());
         // An answer with a token is a success whatever else it says: the
         // refresh token is spent.
-        if let Some(access_token) = token.flatten() {
-            return Ok(self.tokens(&members, access_token));
+        if has_tokens && let Some(tokens) = self.tokens_of(&members, sent) {
+            return Ok(tokens);
         }
         match self.error_of(&members) {
-            Some(code) => Err(self.classified(status, &code)),
+            Some(code) => Err(self.classified(status, &code, &members, sent)),
             None if status.is_success() => {
                 Err(nothing(status).with_source("a success without an access token"))
             }
@@ -69,28 +115,41 @@ impl ResponseShape {
         }
     }
 
-    fn tokens(&self, members: &Map<String, Value>, access_token: String) -> TokenResponse {
-        let expiry = self.expiry_of(members, &access_token);
+    fn tokens_of(&self, members: &Map<String, Value>, sent: Sent<'_>) -> Option<TokenResponse> {
+        let is_exchange = matches!(sent, Sent::Code(_));
+        let (access_token, place): (String, Place<'_>) =
+            self.access_token_of(members, is_exchange)?;
+        let refresh_token = self.refresh_token_of(members, &place, is_exchange);
+        let expiry = self.expiry_of(members, &place, &access_token);
         let mut response = TokenResponse::new(UpstreamAccessToken::new(access_token));
         response.expiry = expiry;
-        response.refresh_expiry = self.refresh_expiry_of(members);
-        response.refresh_token = self
-            .refresh_token_of(members)
-            .map(UpstreamRefreshToken::new);
-        response
+        response.refresh_expiry = self.refresh_expiry_of(members, &place);
+        response.refresh_token = refresh_token.map(UpstreamRefreshToken::new);
+        Some(response)
     }
 
-    fn classified(&self, status: StatusCode, code: &str) -> ProviderError {
-        ProviderError::from(self.kind(status, code)).with_code(printable(code))
+    fn classified(
+        &self,
+        status: StatusCode,
+        code: &str,
+        members: &Map<String, Value>,
+        sent: Sent<'_>,
+    ) -> ProviderError {
+        ProviderError::from(self.kind(status, code, members)).with_code(printable(code, sent))
     }
 
     /// The table of RFC 6749 §5.2, by who must act, after the provider's own.
-    fn kind(&self, status: StatusCode, code: &str) -> ProviderErrorKind {
+    fn kind(
+        &self,
+        status: StatusCode,
+        code: &str,
+        members: &Map<String, Value>,
+    ) -> ProviderErrorKind {
         // Servers in trouble, and limiters, say anything.
         if is_trouble(status) {
             return ProviderErrorKind::Transient;
         }
-        let kind = self.own_kind(code).unwrap_or(match code {
+        let kind = self.own_kind(code, members).unwrap_or(match code {
             "invalid_grant" => ProviderErrorKind::Terminal,
             "invalid_client" | "unauthorized_client" => ProviderErrorKind::Misconfigured,
             "temporarily_unavailable" | "server_error" | "slow_down" => {
@@ -130,12 +189,19 @@ fn unreadable_error(status: StatusCode) -> ProviderError {
         .with_source(format!("status {status} without an OAuth error"))
 }
 
-/// What the provider wrote goes into logs: RFC 6749 §5.2 allows printable ASCII.
-fn printable(code: &str) -> String {
-    code.chars()
-        .filter(|c| matches!(c, ' '..='~'))
-        .take(64)
-        .collect()
+/// What the provider wrote goes into logs, so it has to look like a code: some
+/// write sentences there, with the token in them.
+fn printable<'a>(code: &'a str, sent: Sent<'_>) -> &'a str {
+    let (Sent::Code(secret) | Sent::RefreshToken(secret)) = sent;
+    let is_code = code.len() <= 64
+        && code
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte));
+    if is_code && !code.contains(secret) {
+        code
+    } else {
+        "unprintable"
+    }
 }
 
 #[cfg(test)]

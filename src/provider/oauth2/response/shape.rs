@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::super::super::Expiry;
 use super::super::super::ProviderErrorKind;
+use super::body::member;
 use super::body::text;
 use super::body::word;
 
@@ -14,7 +15,9 @@ use super::body::word;
 /// with status 200. What no guess can find out is set here.
 ///
 /// Where a member is to be found is said by a path such as `data.token`. It is
-/// looked at first; the usual places still count.
+/// looked at first. An answer to a refresh may have the tokens in the usual
+/// places instead; one to a code may not, because there somebody else's may be,
+/// such as a bot's beside the user's. Tokens and expiry are taken from one place.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,6 +46,7 @@ pub struct ResponseShape {
     pub(super) expiry_always: Option<Expiry>,
     ignores_refresh_token: bool,
     kinds: Vec<(String, ProviderErrorKind)>,
+    conditional_kinds: Vec<ConditionalKind>,
 }
 
 impl ResponseShape {
@@ -78,10 +82,45 @@ impl ResponseShape {
     /// What an error code means, against or beyond RFC 6749 §5.2. Whatever it
     /// says, a status of 408, 429 or 5xx is transient, and only an answer of
     /// 200, 400, 401 or 403 ends a login. The default is that a code nobody
-    /// knows is transient.
+    /// knows is [`Rejected`](ProviderErrorKind::Rejected).
     #[must_use]
     pub fn error_kind(mut self, code: impl Into<String>, kind: ProviderErrorKind) -> Self {
         self.kinds.push((code.into(), kind));
+        self
+    }
+
+    /// What an error code means if the member at `path` says more: if it is text
+    /// that contains `text`, in upper or lower case, a number that is `text`, or
+    /// an array of such. It goes before [`error_kind`](Self::error_kind). The
+    /// default is that only the code counts.
+    ///
+    /// ```
+    /// use regrant::provider::ProviderErrorKind;
+    /// use regrant::provider::oauth2::OAuth2Provider;
+    ///
+    /// let busy = "is already being processed";
+    /// let provider = OAuth2Provider::builder("https://idp.example/token", "gateway")
+    ///     .response(|shape| {
+    ///         let kind = ProviderErrorKind::Transient;
+    ///         shape.error_kind_if("invalid_grant", "error_description", busy, kind)
+    ///     })
+    ///     .build()?;
+    /// # Ok::<_, regrant::error::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn error_kind_if(
+        mut self,
+        code: impl Into<String>,
+        path: impl Into<String>,
+        text: impl Into<String>,
+        kind: ProviderErrorKind,
+    ) -> Self {
+        self.conditional_kinds.push(ConditionalKind {
+            code: code.into(),
+            path: path.into(),
+            text: text.into().to_ascii_lowercase(),
+            kind,
+        });
         self
     }
 
@@ -118,21 +157,53 @@ impl ResponseShape {
         self
     }
 
-    pub(super) fn access_token_of(&self, members: &Map<String, Value>) -> Option<String> {
-        let usual = ["access_token", "accessToken"].into_iter();
-        let nested = ["data.access_token", "data.accessToken"];
-        let paths = self.access_token.as_deref().into_iter();
-        text(members, paths.chain(usual).chain(nested))
+    /// Whether the tokens are somewhere else than usual.
+    pub(super) fn has_own_places(&self) -> bool {
+        self.access_token.is_some() || self.refresh_token.is_some()
     }
 
-    pub(super) fn refresh_token_of(&self, members: &Map<String, Value>) -> Option<String> {
+    /// The access token, and where what belongs to it is.
+    pub(super) fn access_token_of<'a>(
+        &'a self,
+        members: &Map<String, Value>,
+        is_exchange: bool,
+    ) -> Option<(String, Place<'a>)> {
+        let usual = ["access_token", "accessToken"];
+        let Some(path) = self.access_token.as_deref() else {
+            let anywhere = Place {
+                containers: CONTAINERS.to_vec(),
+                is_own: true,
+            };
+            return Some((text(members, anywhere.paths(&usual))?, anywhere));
+        };
+        if let Some(token) = text(members, [path].into_iter()) {
+            let container = path.rsplit_once('.').map_or("", |(container, _)| container);
+            return Some((token, Place::own(container)));
+        }
+        // Slack has a user's tokens in their own place in the answer to a code,
+        // and at the top in the answer to a refresh of them.
+        let containers = CONTAINERS.into_iter().filter(|_| !is_exchange);
+        containers.map(Place::other).find_map(|place| {
+            let token = text(members, place.paths(&usual))?;
+            Some((token, place))
+        })
+    }
+
+    pub(super) fn refresh_token_of(
+        &self,
+        members: &Map<String, Value>,
+        place: &Place<'_>,
+        is_exchange: bool,
+    ) -> Option<String> {
         if self.ignores_refresh_token {
             return None;
         }
-        let usual = ["refresh_token", "refreshToken"].into_iter();
-        let nested = ["data.refresh_token", "data.refreshToken"];
-        let paths = self.refresh_token.as_deref().into_iter();
-        text(members, paths.chain(usual).chain(nested))
+        let own = self.refresh_token.as_deref().filter(|_| place.is_own);
+        if own.is_some() && is_exchange {
+            return text(members, own.into_iter());
+        }
+        let usual = place.paths(&["refresh_token", "refreshToken"]);
+        text(members, own.map(str::to_owned).into_iter().chain(usual))
     }
 
     pub(super) fn error_of(&self, members: &Map<String, Value>) -> Option<String> {
@@ -144,9 +215,80 @@ impl ResponseShape {
         })
     }
 
-    pub(super) fn own_kind(&self, code: &str) -> Option<ProviderErrorKind> {
+    pub(super) fn own_kind(
+        &self,
+        code: &str,
+        members: &Map<String, Value>,
+    ) -> Option<ProviderErrorKind> {
         // The last one said: presets speak first.
-        let mut said = self.kinds.iter().rev();
-        said.find(|(known, _)| known == code).map(|(_, kind)| *kind)
+        let mut conditional = self.conditional_kinds.iter().rev();
+        let conditional = conditional.find(|rule| rule.code == code && rule.holds(members));
+        conditional.map(|rule| rule.kind).or_else(|| {
+            let mut said = self.kinds.iter().rev();
+            said.find(|(known, _)| known == code).map(|(_, kind)| *kind)
+        })
     }
 }
+
+#[derive(Clone, Debug)]
+struct ConditionalKind {
+    code: String,
+    path: String,
+    text: String,
+    kind: ProviderErrorKind,
+}
+
+impl ConditionalKind {
+    fn holds(&self, members: &Map<String, Value>) -> bool {
+        match member(members, &self.path) {
+            Some(Value::Array(items)) => items.iter().any(|item| self.is_said_by(item)),
+            Some(value) => self.is_said_by(value),
+            None => false,
+        }
+    }
+
+    fn is_said_by(&self, value: &Value) -> bool {
+        match value {
+            Value::String(said) => said.to_ascii_lowercase().contains(&self.text),
+            // In 150196 there is no 50196.
+            Value::Number(number) => number.to_string() == self.text,
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => false,
+        }
+    }
+}
+
+/// Where in an answer the tokens of one login are, under their usual names.
+pub(super) struct Place<'a> {
+    containers: Vec<&'a str>,
+    /// Whether the paths that were set lead there.
+    pub(super) is_own: bool,
+}
+
+impl<'a> Place<'a> {
+    fn own(container: &'a str) -> Self {
+        Self {
+            containers: vec![container],
+            is_own: true,
+        }
+    }
+
+    fn other(container: &'a str) -> Self {
+        Self {
+            containers: vec![container],
+            is_own: false,
+        }
+    }
+
+    /// The paths of a member of these names.
+    pub(super) fn paths(&self, names: &[&str]) -> impl Iterator<Item = String> {
+        self.containers.iter().flat_map(|container| {
+            names.iter().map(move |name| match *container {
+                "" => (*name).to_owned(),
+                container => format!("{container}.{name}"),
+            })
+        })
+    }
+}
+
+/// The top, and what many wrap their answers into.
+const CONTAINERS: [&str; 2] = ["", "data"];

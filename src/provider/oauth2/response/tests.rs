@@ -8,18 +8,27 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::super::super::Expiry;
+use super::super::http::Body;
 use super::*;
 
 fn answer(status: u16, body: &str) -> Answer {
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
         retry_after: None,
-        body: Ok(Zeroizing::new(body.as_bytes().to_vec())),
+        body: Body {
+            bytes: Zeroizing::new(body.as_bytes().to_vec()),
+            broken: None,
+        },
     }
 }
 
+/// The answer to a refresh.
+fn read(shape: &ResponseShape, answer: Answer) -> Result<TokenResponse, ProviderError> {
+    shape.read(answer, Sent::RefreshToken("rt-secret"))
+}
+
 fn ok(shape: &ResponseShape, body: &str) -> TokenResponse {
-    shape.read(answer(200, body)).unwrap()
+    read(shape, answer(200, body)).unwrap()
 }
 
 fn plain() -> ResponseShape {
@@ -201,13 +210,9 @@ fn a_spent_token_is_not_lost_to_a_member_that_cannot_be_read() {
     }
     let mut latin_1 = br#"{"name":"Andr"#.to_vec();
     latin_1.extend(b"\xe9\",\"access_token\":\"a\",\"expires_in\":60}");
-    let body = Ok(Zeroizing::new(latin_1));
-    let response = plain()
-        .read(Answer {
-            body,
-            ..answer(200, "")
-        })
-        .unwrap();
+    let mut in_latin_1 = answer(200, "");
+    in_latin_1.body.bytes = Zeroizing::new(latin_1);
+    let response = read(&plain(), in_latin_1).unwrap();
     assert_eq!(response.expiry, after(60.0));
     let numeric = ok(&plain(), r#"{"access_token":7,"refresh_token":8}"#);
     assert_eq!(numeric.refresh_token.unwrap().expose(), "8");
@@ -312,7 +317,7 @@ fn only_a_refusal_ends_a_login() {
         (200, "[]", Ambiguous),
         (204, "", Ambiguous),
     ] {
-        let error = shape.read(answer(status, body)).unwrap_err();
+        let error = read(&shape, answer(status, body)).unwrap_err();
         assert_eq!(error.kind(), want, "{status} {body}");
     }
 }
@@ -326,22 +331,100 @@ fn an_answer_of_which_only_the_status_came_is_read_by_the_status() {
         (429, ProviderErrorKind::Transient),
         (500, ProviderErrorKind::Transient),
     ] {
-        let body = Err("it broke off".into());
         let retry_after = Some(Duration::from_secs(7));
-        let broken = Answer {
-            retry_after,
-            body,
-            ..answer(status, "")
-        };
-        let error = plain().read(broken).unwrap_err();
+        let mut broken = answer(status, "");
+        broken.retry_after = retry_after;
+        broken.body.broken = Some("it broke off".into());
+        let error = read(&plain(), broken).unwrap_err();
         assert_eq!(error.kind(), want, "{status}");
         assert_eq!(error.retry_after(), retry_after);
     }
 }
 
 #[test]
-fn what_the_provider_wrote_is_logged_as_printable_ascii() {
-    let body = "{\"error\":\"a\\u001b[31mb\\u2028é\"}";
-    let error = plain().read(answer(400, body)).unwrap_err();
-    assert_eq!(error.code(), Some("a[31mb"));
+fn what_the_provider_wrote_is_logged_only_if_it_looks_like_a_code() {
+    let longest = "a".repeat(64);
+    for (code, want) in [
+        ("invalid_grant", "invalid_grant"),
+        ("AADSTS:50.1-2_x", "AADSTS:50.1-2_x"),
+        (&*longest, &*longest),
+        (&format!("{longest}a"), "unprintable"),
+        ("a\\u001b[31mb\\u2028", "unprintable"),
+        ("é", "unprintable"),
+        ("unknown refresh token rt-secret", "unprintable"),
+        ("unknown:rt-secret", "unprintable"),
+    ] {
+        let body = format!(r#"{{"error":"{code}"}}"#);
+        let error = read(&plain(), answer(400, &body)).unwrap_err();
+        assert_eq!(error.code(), Some(want), "{code}");
+    }
+}
+
+#[test]
+fn what_is_salvaged_includes_data_and_nothing_beside_it() {
+    for member in [
+        r#""name":"half an emoji \ud83d""#,
+        r#""user":{"access_token":"not mine","n":1e999}"#,
+        r#""n":1e999,"users":[{"access_token":"not mine"}]"#,
+    ] {
+        for body in [
+            format!(
+                r#"{{{member},"data":{{"access_token":"a","refresh_token":"r","expires_in":60}}}}"#
+            ),
+            format!(
+                r#"{{"data":{{"access_token":"a","refresh_token":"r","expires_in":60}},{member}}}"#
+            ),
+            format!(
+                r#"{{"data":{{"access_token":"a",{member},"refresh_token":"r","expires_in":60}}}}"#
+            ),
+        ] {
+            let response = ok(&plain(), &body);
+            assert_eq!(response.access_token.expose(), "a", "{body}");
+            assert_eq!(response.refresh_token.unwrap().expose(), "r", "{body}");
+            assert_eq!(response.expiry, after(60.0), "{body}");
+        }
+    }
+}
+
+#[test]
+fn what_a_code_means_may_hang_on_another_member() {
+    use ProviderErrorKind::Rejected;
+    use ProviderErrorKind::Terminal;
+    use ProviderErrorKind::Transient;
+
+    let shape = plain()
+        .error_kind("c", ProviderErrorKind::Misconfigured)
+        .error_kind_if("c", "why.text", "Busy", Transient)
+        .error_kind_if("c", "why.codes", "50196", Transient)
+        .error_kind_if("c", "why.text", "busy elsewhere", Rejected);
+    for (status, why, want) in [
+        (400, r#"{"text":"we are BUSY now"}"#, Transient),
+        (400, r#"{"text":["other","Busy"]}"#, Transient),
+        (400, r#"{"text":"busy elsewhere"}"#, Rejected),
+        (400, r#"{"codes":50196}"#, Transient),
+        (400, r#"{"codes":[1,50196]}"#, Transient),
+        (400, r#"{"codes":["AADSTS50196"]}"#, Transient),
+        (
+            400,
+            r#"{"codes":[150196]}"#,
+            ProviderErrorKind::Misconfigured,
+        ),
+        (
+            400,
+            r#"{"text":{"a":"busy"}}"#,
+            ProviderErrorKind::Misconfigured,
+        ),
+        (400, "{}", ProviderErrorKind::Misconfigured),
+        (503, r#"{"text":"busy elsewhere"}"#, Transient),
+    ] {
+        let body = format!(r#"{{"error":"c","why":{why}}}"#);
+        let error = read(&shape, answer(status, &body)).unwrap_err();
+        assert_eq!(error.kind(), want, "{status} {body}");
+    }
+    let dead = plain().error_kind_if("c", "why", "dead", Terminal);
+    for (status, want) in [(403, Terminal), (404, Transient), (500, Transient)] {
+        let body = r#"{"error":"c","why":"dead"}"#;
+        let error = read(&dead, answer(status, body)).unwrap_err();
+        assert_eq!(error.kind(), want, "{status}");
+    }
 }
