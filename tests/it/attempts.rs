@@ -2,7 +2,6 @@
 //! of the refresh token decides what happens next.
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -10,29 +9,24 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use metrics_util::debugging::DebugValue;
 use metrics_util::debugging::DebuggingRecorder;
-use regrant::Issued;
 use regrant::Login;
 use regrant::Regrant;
-use regrant::provider::Expiry;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
 use regrant::provider::ProviderErrorKind;
 use regrant::provider::RefreshRequest;
 use regrant::provider::RevocationRequest;
 use regrant::provider::TokenResponse;
-use regrant::provider::oauth2::OAuth2Provider;
-use regrant::secret::UpstreamAccessToken;
 use regrant::settings::Timings;
-use regrant::store::Credential;
 use regrant::store::LOST_IN_FLIGHT;
 use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
 use tokio::sync::OnceCell;
-use tower::Layer as _;
 
 use crate::support::HOUR;
 use crate::support::Lab;
 use crate::support::flaky::FlakyStore;
+use crate::support::line::Line;
 use crate::support::long;
 use crate::support::lossy::Fate;
 use crate::support::lossy::Lossy;
@@ -41,56 +35,6 @@ use crate::support::refresh;
 use crate::support::secrets::Log;
 use crate::support::send;
 use crate::support::short;
-
-/// A gateway whose line to the provider can be cut.
-struct Line {
-    lab: Lab,
-    store: MemoryStore,
-    provider: Lossy<OAuth2Provider>,
-    regrant: Regrant,
-    issued: Issued,
-}
-
-impl Line {
-    /// With a credential that has expired.
-    async fn start() -> Self {
-        let lab = Lab::start().await;
-        let (store, provider) = (MemoryStore::new(), Lossy::new(lab.oauth2()));
-        let builder = lab
-            .builder(store.clone())
-            .provider("linear", provider.clone());
-        let builder = builder.lifetimes(long()).timings(short());
-        let regrant = builder.start().await.unwrap();
-        let issued = lab.issue(&regrant).await;
-        lab.clock.advance(HOUR);
-        Self {
-            lab,
-            store,
-            provider,
-            regrant,
-            issued,
-        }
-    }
-
-    async fn ask(&self) -> StatusCode {
-        let request = post(self.issued.access_token.expose(), "");
-        send(&self.lab.gateway(&self.regrant), request).await.status
-    }
-
-    async fn row(&self) -> Credential {
-        let grant = self.store.grant(self.issued.grant_id).await;
-        let id = grant.unwrap().unwrap().credential_id;
-        self.store.credential(id).await.unwrap().unwrap()
-    }
-
-    /// A process that died with the right to refresh in its hands.
-    async fn die_in_mid_refresh(&self) {
-        let row = self.row().await;
-        let lease = Duration::ZERO;
-        let claimed = self.store.claim(row.id, row.generation, [9; 16], lease);
-        assert!(claimed.await.unwrap().is_some());
-    }
-}
 
 #[tokio::test]
 async fn fm11_what_was_not_sent_is_sent_again_without_ado() {
@@ -267,6 +211,9 @@ impl Provider for Overtaken {
 
 #[tokio::test]
 async fn fm03_the_loser_of_a_race_does_not_end_the_winners_login() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = recorder.snapshotter();
+    let _recording = metrics::set_default_local_recorder(&recorder);
     let lab = Lab::start().await;
     let store = MemoryStore::new();
     let winner = Arc::new(OnceCell::new());
@@ -292,6 +239,9 @@ async fn fm03_the_loser_of_a_race_does_not_end_the_winners_login() {
         .unwrap()
         .unwrap();
     assert_eq!((row.generation, row.terminal), (1, None));
+    let counted = metrics.snapshot().into_vec();
+    let ends = |key: &metrics::Key| key.labels().any(|label| label.value() == "terminal");
+    assert!(!counted.iter().any(|(key, ..)| ends(key.key())), "no end");
 }
 
 #[tokio::test]
@@ -315,86 +265,6 @@ async fn fm05_no_replica_ever_sends_again_what_one_was_told_is_dead() {
     assert_eq!(line.provider.calls(), 1);
 }
 
-#[tokio::test]
-async fn a_new_login_revives_every_grant_of_the_subject() {
-    let line = Line::start().await;
-    let second_client = line.lab.issue(&line.regrant).await;
-    line.lab.clock.advance(HOUR);
-    line.lab.provider.log_out();
-    assert_eq!(line.ask().await, StatusCode::UNAUTHORIZED);
-    let builder = line.lab.builder(line.store.clone()).lifetimes(long());
-    let other = builder.start().await.unwrap();
-    let ask = async |regrant: &Regrant, issued: &Issued| {
-        let request = post(issued.access_token.expose(), "");
-        send(&line.lab.gateway(regrant), request).await.status
-    };
-    assert_eq!(ask(&other, &second_client).await, StatusCode::UNAUTHORIZED);
-
-    let third_client = line.lab.issue(&line.regrant).await;
-
-    for regrant in [&line.regrant, &other] {
-        for issued in [&line.issued, &second_client, &third_client] {
-            assert_eq!(ask(regrant, issued).await, StatusCode::OK);
-        }
-    }
-    let answer = refresh(&other, line.issued.refresh_token.expose()).await;
-    assert_eq!(answer.status, StatusCode::OK);
-    line.lab.clock.advance(HOUR);
-    assert_eq!(ask(&other, &second_client).await, StatusCode::OK);
-    assert_eq!(line.lab.provider.counts().double_spends, 0);
-
-    // Another user of the provider is another matter.
-    let bob = line.regrant.issue(line.lab.login_of("bob")).await.unwrap();
-    let credential = async |issued: &Issued| {
-        let grant = line.store.grant(issued.grant_id).await.unwrap();
-        grant.unwrap().credential_id
-    };
-    assert_eq!(
-        credential(&third_client).await,
-        credential(&second_client).await
-    );
-    assert_ne!(credential(&bob).await, credential(&second_client).await);
-}
-
-#[tokio::test]
-async fn a_new_login_without_a_refresh_token_keeps_the_one_that_works() {
-    let line = Line::start().await;
-    let login = Login::new("linear", "ada", UpstreamAccessToken::new("new"));
-    line.regrant.issue(login.clone()).await.unwrap();
-    // The upstream knows no "new": what was kept is spent.
-    assert_eq!(line.ask().await, StatusCode::OK);
-    assert_eq!(line.lab.provider.counts().refreshes, 1);
-
-    line.lab.provider.log_out();
-    line.lab.clock.advance(HOUR);
-    assert_eq!(line.ask().await, StatusCode::UNAUTHORIZED);
-    line.regrant.issue(login).await.unwrap();
-    let calls = line.provider.calls();
-    assert_eq!(line.ask().await, StatusCode::UNAUTHORIZED);
-    assert_eq!(line.provider.calls(), calls, "the dead one is not kept");
-}
-
-#[tokio::test]
-async fn a_new_login_without_a_refresh_token_takes_none_out_of_the_hands_of_a_spender() {
-    let line = Line::start().await;
-    line.lab.faults.hold();
-    let gateway = line.lab.gateway(&line.regrant);
-    let request = post(line.issued.access_token.expose(), "");
-    let waiting = tokio::spawn(async move { send(&gateway, request).await.status });
-    line.lab.faults.arrived(1).await;
-
-    // A second client logs in; the provider gives a refresh token only once.
-    let access = line.lab.provider.log_in("ada").access;
-    let login = Login::new("linear", "ada", UpstreamAccessToken::new(access));
-    line.regrant.issue(login).await.unwrap();
-    line.lab.faults.release();
-    assert_eq!(waiting.await.unwrap(), StatusCode::OK);
-
-    line.lab.clock.advance(HOUR);
-    assert_eq!(line.ask().await, StatusCode::OK);
-    assert_eq!(line.lab.provider.counts().double_spends, 0);
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_does_not_come_is_not_waited_for_longer_than_the_lease() {
     let lab = Lab::start().await;
@@ -413,71 +283,4 @@ async fn an_answer_that_does_not_come_is_not_waited_for_longer_than_the_lease() 
     let timings = Timings::default();
     assert!(begun.elapsed() >= timings.provider_timeout);
     assert!(begun.elapsed() <= timings.wait_budget);
-}
-
-/// Notes the tenants that it is asked for.
-#[derive(Clone, Debug, Default)]
-struct Tenants(Arc<Mutex<Vec<Option<String>>>>);
-
-impl Provider for Tenants {
-    fn refresh<'a>(
-        &'a self,
-        request: RefreshRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
-        let tenant = request.tenant.map(str::to_owned);
-        self.0.lock().unwrap().push(tenant);
-        let mut response = TokenResponse::new(UpstreamAccessToken::new("new"));
-        response.expiry = Expiry::After(HOUR);
-        async { Ok(response) }.boxed()
-    }
-
-    fn revoke<'a>(
-        &'a self,
-        _request: RevocationRequest<'a>,
-    ) -> BoxFuture<'a, Result<(), ProviderError>> {
-        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
-    }
-}
-
-#[tokio::test]
-async fn the_tenant_of_a_login_is_asked_for_at_every_refresh() {
-    let lab = Lab::start().await;
-    let tenants = Tenants::default();
-    let builder = lab.builder(MemoryStore::new()).lifetimes(long());
-    let builder = builder.provider("linear", tenants.clone());
-    let regrant = builder.start().await.unwrap();
-    let acme = regrant.issue(lab.login().tenant("acme")).await.unwrap();
-    let none = lab.issue(&regrant).await;
-    let witness = regrant.layer("linear").unwrap().layer(lab.witness());
-    for _ in 0..2 {
-        lab.clock.advance(2 * HOUR);
-        for issued in [&acme, &none] {
-            let request = post(issued.access_token.expose(), "");
-            assert_eq!(send(&witness, request).await.status, StatusCode::OK);
-        }
-    }
-
-    let acme = Some("acme".to_owned());
-    assert_eq!(*tenants.0.lock().unwrap(), [acme.clone(), None, acme, None]);
-}
-
-impl Line {
-    fn now(&self) -> std::time::SystemTime {
-        regrant::clock::Clock::now(&self.lab.clock)
-    }
-
-    /// Another process sends the refresh token, and is gone with the answer.
-    async fn spend_elsewhere(&self) -> String {
-        let store = MemoryStore::new();
-        let row = self.row().await;
-        let grant = self.store.grant(self.issued.grant_id).await;
-        store.insert_credential(row).await.unwrap();
-        store.insert_grant(grant.unwrap().unwrap()).await.unwrap();
-        let builder = self.lab.builder(store).lifetimes(long());
-        let elsewhere = builder.start().await.unwrap();
-        let request = post(self.issued.access_token.expose(), "");
-        let answer = send(&self.lab.gateway(&elsewhere), request).await;
-        assert_eq!(answer.status, StatusCode::OK);
-        self.lab.seen().pop().unwrap().bearer().to_owned()
-    }
 }

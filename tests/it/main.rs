@@ -20,6 +20,7 @@ mod gateway;
 mod handlers;
 mod laboratory;
 mod layer;
+mod logins;
 mod metadata;
 mod operator;
 mod presets;

@@ -6,6 +6,7 @@ pub(crate) mod database;
 pub(crate) mod faults;
 pub(crate) mod flaky;
 pub(crate) mod laboratory;
+pub(crate) mod line;
 pub(crate) mod lossy;
 pub(crate) mod process;
 pub(crate) mod secrets;
