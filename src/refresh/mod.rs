@@ -8,10 +8,11 @@
 //!
 //! 1. In one process there is one flight per credential; whoever needs it waits
 //!    for the same outcome, good or bad (`flight.rs`).
-//! 2. Across replicas the flight holds a lease in the store (`attempt.rs`).
+//! 2. Across replicas the flight holds a lease in the store (`attempt.rs`), and
+//!    spends the token under it (`spend.rs`).
 //! 3. The flight is a task of its own. A client that goes away cancels its own
 //!    waiting, never the spend.
-//! 4. A provider in trouble is left alone by all (`breaker.rs`).
+//! 4. A provider in trouble is left alone by all (`breaker`).
 
 mod attempt;
 mod breaker;
