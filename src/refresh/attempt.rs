@@ -261,8 +261,8 @@ fn forced_too_recently(row: &Credential, now: SystemTime) -> Option<Duration> {
 }
 
 /// How long until `time`; `None` if it has come, or is further away than
-/// anybody sets it: then it was written by a clock that runs ahead.
-fn until(time: SystemTime, now: SystemTime, at_most: Duration) -> Option<Duration> {
+/// anybody sets it: then a clock ran ahead, or ours was set back.
+pub(super) fn until(time: SystemTime, now: SystemTime, at_most: Duration) -> Option<Duration> {
     let wait = time.duration_since(now).ok()?;
     (!wait.is_zero() && wait <= at_most).then_some(wait)
 }

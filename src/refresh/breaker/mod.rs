@@ -14,7 +14,8 @@
 //! one bad credential must not stop everybody.
 //!
 //! Where each tenant has a host of its own, each has a circuit of its own: one
-//! that is away must not stop the others. It knows one process. Replicas find out for themselves, one call each.
+//! that is away must not stop the others. It knows one process. Replicas find
+//! out for themselves, one call each.
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use super::attempt::until;
 use super::settle::LONGEST_RETRY_AFTER;
 use super::settle::doubled;
 use crate::error::RefreshErrorKind;
@@ -192,11 +194,7 @@ impl Circuit {
     }
 
     fn remaining(&self, now: SystemTime) -> Option<Duration> {
-        self.open_until?
-            .duration_since(now)
-            .ok()
-            // Further away than anybody sets it: the clock was set back.
-            .filter(|wait| !wait.is_zero() && *wait <= LONGEST_RETRY_AFTER)
+        until(self.open_until?, now, LONGEST_RETRY_AFTER)
     }
 
     /// How long nobody may ask from now on.
