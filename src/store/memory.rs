@@ -12,8 +12,11 @@ use futures_util::future::ready;
 use tokio::time::Instant;
 
 use super::Claim;
+use super::ClientRecord;
+use super::Code;
 use super::Credential;
 use super::Grant;
+use super::HeldCredential;
 use super::KeyRecord;
 use super::LeaseHolder;
 use super::Replacement;
@@ -194,6 +197,7 @@ impl Store for MemoryStore {
                 unsettled: 0,
                 failures: 0,
                 terminal: None,
+                linked: leased.row.linked || tokens.linked,
             };
             Ok(true)
         })
@@ -239,13 +243,18 @@ impl Store for MemoryStore {
         id: GrantId,
         generation: u64,
         cap: u32,
+        at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.with(|tables| {
-            let counted = tables
+            let Some(grant) = tables
                 .live(id)
                 .filter(|grant| grant.generation == generation && grant.replays < cap)
-                .map(|grant| grant.replays += 1);
-            Ok(counted.is_some())
+            else {
+                return Ok(false);
+            };
+            grant.replays += 1;
+            grant.last_used_at = grant.last_used_at.max(at);
+            Ok(true)
         })
     }
 
@@ -261,6 +270,27 @@ impl Store for MemoryStore {
         })
     }
 
+    fn attach(
+        &self,
+        id: GrantId,
+        credential: HeldCredential,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            let Some(grant) = tables.live(id) else {
+                return Ok(false);
+            };
+            let known = grant
+                .credentials
+                .iter_mut()
+                .find(|held| held.provider == credential.provider);
+            match known {
+                Some(held) => *held = credential,
+                None => grant.credentials.push(credential),
+            }
+            Ok(true)
+        })
+    }
+
     fn revoke_grant(
         &self,
         id: GrantId,
@@ -268,10 +298,12 @@ impl Store for MemoryStore {
         reason: RevocationReason,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.with(|tables| {
-            let revoked = tables
-                .live(id)
-                .map(|grant| grant.revoked = Some((at, reason)));
-            Ok(revoked.is_some())
+            let Some(grant) = tables.live(id) else {
+                return Ok(false);
+            };
+            grant.revoked = Some((at, reason));
+            grant.upstream_due = Some(at);
+            Ok(true)
         })
     }
 
@@ -291,6 +323,98 @@ impl Store for MemoryStore {
             Ok(())
         })
     }
+
+    fn due_revocations(
+        &self,
+        now: SystemTime,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<GrantId>, StoreError>> {
+        self.with(|tables| {
+            let due = |grant: &&Grant| grant.upstream_due.is_some_and(|at| at <= now);
+            let ids = tables.grants.values().filter(due).map(|grant| grant.id);
+            Ok(ids.take(limit as usize).collect())
+        })
+    }
+
+    fn take_revocation(
+        &self,
+        id: GrantId,
+        now: SystemTime,
+        next: SystemTime,
+    ) -> BoxFuture<'_, Result<Option<Grant>, StoreError>> {
+        self.with(|tables| {
+            let due = |grant: &&mut Grant| grant.upstream_due.is_some_and(|at| at <= now);
+            Ok(tables.grants.get_mut(&id).filter(due).map(|grant| {
+                grant.upstream_due = Some(next);
+                grant.clone()
+            }))
+        })
+    }
+
+    fn finish_revocation(&self, id: GrantId) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(|tables| {
+            if let Some(grant) = tables.grants.get_mut(&id) {
+                grant.upstream_due = None;
+            }
+            Ok(())
+        })
+    }
+
+    fn is_held(
+        &self,
+        id: CredentialId,
+        created_after: SystemTime,
+        used_after: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            Ok(tables.grants.values().any(|grant| {
+                grant.revoked.is_none()
+                    && grant.created_at > created_after
+                    && grant.last_used_at > used_after
+                    && grant.credentials.iter().any(|held| held.id == id)
+            }))
+        })
+    }
+
+    fn is_awaited(
+        &self,
+        id: CredentialId,
+        now: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            Ok(tables.codes.values().any(|code| {
+                code.expires_at > now && code.credentials.iter().any(|held| held.id == id)
+            }))
+        })
+    }
+
+    fn insert_code(&self, code: Code) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(|tables| {
+            if tables.codes.contains_key(&code.id) {
+                return Err(StoreErrorKind::Conflict.into());
+            }
+            tables.codes.insert(code.id, code);
+            Ok(())
+        })
+    }
+
+    fn code(&self, id: GrantId) -> BoxFuture<'_, Result<Option<Code>, StoreError>> {
+        self.with(|tables| Ok(tables.codes.get(&id).cloned()))
+    }
+
+    fn register_client(&self, client: ClientRecord) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(|tables| {
+            tables.clients.insert(client.id.clone(), client);
+            Ok(())
+        })
+    }
+
+    fn client<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ClientRecord>, StoreError>> {
+        self.with(|tables| Ok(tables.clients.get(id).cloned()))
+    }
 }
 
 impl fmt::Debug for MemoryStore {
@@ -305,6 +429,8 @@ struct Tables {
     keys: Vec<KeyRecord>,
     credentials: HashMap<CredentialId, Leased>,
     grants: HashMap<GrantId, Grant>,
+    codes: HashMap<GrantId, Code>,
+    clients: HashMap<String, ClientRecord>,
 }
 
 impl Tables {

@@ -1,12 +1,14 @@
-//! The store: grants and credentials, shared by every replica.
+//! The store: grants, credentials, codes and clients, shared by every replica.
 //!
-//! 1. Every operation addresses one row by its primary key. There is nothing
-//!    to lock and no transaction to hold open.
+//! 1. Every operation addresses one row by its primary key, but for those of the
+//!    upstream revocations, which nobody waits for. There is nothing to lock and
+//!    no transaction to hold open.
 //! 2. What may race is a compare-and-swap: [`rotate`](Store::rotate) on the
 //!    grant's generation, [`claim`](Store::claim) on the credential's
 //!    generation, [`settle`](Store::settle) on generation *and* fence. Exactly
 //!    one caller wins; the others are told so and read again.
-//! 3. Nothing is upserted: what was revoked or has ended cannot come back.
+//! 3. Nothing that can end is upserted: what was revoked or has ended cannot
+//!    come back.
 //! 4. Secrets arrive sealed. A store never sees an upstream token in clear, nor
 //!    a gateway token in any form but its SHA-256.
 //! 5. Leases run by the store's own time, which all replicas share.
@@ -33,19 +35,24 @@ use futures_util::future::BoxFuture;
 pub use self::error::StoreError;
 pub use self::error::StoreErrorKind;
 pub use self::row::Claim;
+pub use self::row::ClientRecord;
+pub use self::row::Code;
 pub use self::row::Credential;
 pub use self::row::Grant;
+pub use self::row::HeldCredential;
 pub use self::row::KeyRecord;
 pub use self::row::LOST_IN_FLIGHT;
 pub use self::row::LeaseHolder;
+pub use self::row::REVOKED;
 pub use self::row::Replacement;
 pub use self::row::RevocationReason;
 pub use self::row::Rotation;
+pub use self::row::RotationPolicy;
 pub use self::row::Settlement;
 use crate::id::CredentialId;
 use crate::id::GrantId;
 
-/// Where grants and credentials live.
+/// Where grants, credentials, codes and clients live.
 ///
 /// Implementations bound every call in time by themselves: a store that hangs
 /// must come back as [`StoreErrorKind::Unavailable`].
@@ -111,20 +118,30 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// read again.
     fn rotate(&self, rotation: Rotation) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Counts one replay of the predecessor of `generation`, if fewer than
-    /// `cap` were counted and the grant is not revoked. `false` if not.
+    /// Counts one replay of the predecessor of `generation`, which is a use of
+    /// the grant, if fewer than `cap` were counted and the grant is not revoked.
+    /// `false` if not.
     fn count_replay(
         &self,
         id: GrantId,
         generation: u64,
         cap: u32,
+        at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Notes that one half of the pair of `generation` has been used.
     fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Ends a grant for good. `false` if it had ended before or is unknown; the
-    /// first reason stays.
+    /// Puts a credential into a grant that is not revoked, in place of the one
+    /// of the same provider if it has one. `false` if it is revoked or unknown.
+    fn attach(
+        &self,
+        id: GrantId,
+        credential: HeldCredential,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Ends a grant for good, and makes its upstream revocation due. `false` if
+    /// it had ended before or is unknown; the first reason stays.
     fn revoke_grant(
         &self,
         id: GrantId,
@@ -140,6 +157,57 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         entry: [u8; 24],
         expired_below: [u8; 24],
     ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Some of the grants whose upstream revocation is due at `now`, at most
+    /// `limit`.
+    fn due_revocations(
+        &self,
+        now: SystemTime,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<GrantId>, StoreError>>;
+
+    /// Takes on the upstream revocation of a grant, if it is due at `now`, and
+    /// makes it due again at `next`, should it not be
+    /// [finished](Self::finish_revocation). `None` if it is not due.
+    fn take_revocation(
+        &self,
+        id: GrantId,
+        now: SystemTime,
+        next: SystemTime,
+    ) -> BoxFuture<'_, Result<Option<Grant>, StoreError>>;
+
+    /// Notes that the upstream revocation of a grant is done.
+    fn finish_revocation(&self, id: GrantId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Whether a grant refers to this credential that is not revoked, was
+    /// created after `created_after` and last used after `used_after`.
+    fn is_held(
+        &self,
+        id: CredentialId,
+        created_after: SystemTime,
+        used_after: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Whether a code refers to this credential that can still be redeemed at
+    /// `now`.
+    fn is_awaited(
+        &self,
+        id: CredentialId,
+        now: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Adds a code. [`StoreErrorKind::Conflict`] if its id is taken.
+    fn insert_code(&self, code: Code) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Reads a code; `None` if there is none.
+    fn code(&self, id: GrantId) -> BoxFuture<'_, Result<Option<Code>, StoreError>>;
+
+    /// Registers a client, in place of what was registered under its id.
+    fn register_client(&self, client: ClientRecord) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Reads a client; `None` if it is not registered.
+    fn client<'a>(&'a self, id: &'a str)
+    -> BoxFuture<'a, Result<Option<ClientRecord>, StoreError>>;
 }
 
 #[cfg(test)]

@@ -14,14 +14,15 @@ use crate::id::GrantId;
 pub struct Grant {
     /// Primary key; every token of the grant carries it.
     pub id: GrantId,
-    /// What the grant's requests are served with.
-    pub credential_id: CredentialId,
-    /// The provider of that credential.
-    pub provider: String,
+    /// What the grant's requests are served with: at least one, and one of
+    /// each provider.
+    pub credentials: Vec<HeldCredential>,
     /// The user.
     pub subject: String,
     /// The client that may use the grant (RFC 6749 §1.1); any if `None`.
     pub client_id: Option<String>,
+    /// Whether that client must authenticate, whatever its registration says.
+    pub confidential: bool,
     /// Space-separated (RFC 6749 §3.3).
     pub scope: Option<String>,
     /// The one resource it is good for (RFC 8707); all if `None`.
@@ -52,6 +53,32 @@ pub struct Grant {
     pub revoked_access: Vec<[u8; 24]>,
     /// When and why it ended.
     pub revoked: Option<(SystemTime, RevocationReason)>,
+    /// When the provider should be told next that it ended; `None` if that is
+    /// done, or the grant lives.
+    pub upstream_due: Option<SystemTime>,
+}
+
+impl Grant {
+    /// The credential of this provider, if the grant has one.
+    pub fn credential(&self, provider: &str) -> Option<CredentialId> {
+        self.credentials
+            .iter()
+            .find(|held| held.provider == provider)
+            .map(|held| held.id)
+    }
+}
+
+/// A credential that a grant refers to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a row: stores outside this crate must be able to build one"
+)]
+pub struct HeldCredential {
+    /// Its provider.
+    pub provider: String,
+    /// Which one.
+    pub id: CredentialId,
 }
 
 /// Why a grant ended.
@@ -60,6 +87,10 @@ pub struct Grant {
 pub enum RevocationReason {
     /// The client asked for it (RFC 7009).
     Client,
+    /// Its authorization code was redeemed a second time (RFC 6749 §4.1.2).
+    CodeReuse,
+    /// The user was disconnected from the provider.
+    Disconnected,
     /// An operator asked for it.
     Operator,
     /// A refresh token came back that had long been rotated away (RFC 9700 §4.14).
@@ -71,6 +102,8 @@ impl RevocationReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
+            Self::CodeReuse => "code_reuse",
+            Self::Disconnected => "disconnected",
             Self::Operator => "operator",
             Self::Reuse => "reuse",
         }
@@ -78,9 +111,15 @@ impl RevocationReason {
 
     /// The reason that [`as_str`](Self::as_str) wrote.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Client, Self::Operator, Self::Reuse]
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
+        [
+            Self::Client,
+            Self::CodeReuse,
+            Self::Disconnected,
+            Self::Operator,
+            Self::Reuse,
+        ]
+        .into_iter()
+        .find(|reason| reason.as_str() == text)
     }
 }
 
@@ -116,13 +155,19 @@ pub struct Credential {
     pub unsettled: u32,
     /// How many attempts in a row came to nothing.
     pub failures: u32,
-    /// Why it ended: the provider's error, or [`LOST_IN_FLIGHT`].
+    /// Why it ended: the provider's error, [`LOST_IN_FLIGHT`] or [`REVOKED`].
     pub terminal: Option<String>,
+    /// Whether it belongs to its subject without any grant: then no client's
+    /// revocation ends it.
+    pub linked: bool,
 }
 
 /// Why a credential ended whose refresh token was spent by an attempt of ours
 /// that never heard the answer.
 pub const LOST_IN_FLIGHT: &str = "lost_in_flight";
+
+/// Why a credential ended that nobody here wants any more.
+pub const REVOKED: &str = "revoked";
 
 /// Who holds a lease: one attempt of one replica, by sixteen random bytes.
 pub type LeaseHolder = [u8; 16];
@@ -193,6 +238,8 @@ pub struct Replacement {
     pub expires_at: Option<SystemTime>,
     /// When the access token was issued.
     pub refreshed_at: SystemTime,
+    /// Whether [`Credential::linked`] is set from now on; `false` leaves it.
+    pub linked: bool,
 }
 
 /// The replacement of a refresh token by its successor.
@@ -218,6 +265,98 @@ pub struct Rotation {
     pub access_expires_at: SystemTime,
 }
 
+/// A login that waits for its client to redeem an authorization code (RFC 6749
+/// §4.1). Never changed: the code is redeemed by inserting the grant.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a row: stores outside this crate must be able to build one"
+)]
+pub struct Code {
+    /// Primary key; the id of the grant that it becomes.
+    pub id: GrantId,
+    /// SHA-256 of the code's secret.
+    pub hash: [u8; 32],
+    /// The `code_challenge` of method S256 (RFC 7636 §4.2), decoded.
+    pub challenge: [u8; 32],
+    /// The client that asked for it.
+    pub client_id: String,
+    /// What the authorization request named, if it did.
+    pub redirect_uri: Option<String>,
+    /// The user.
+    pub subject: String,
+    /// As in [`Grant::scope`].
+    pub scope: Option<String>,
+    /// As in [`Grant::resource`].
+    pub resource: Option<String>,
+    /// As in [`Grant::credentials`].
+    pub credentials: Vec<HeldCredential>,
+    /// When the code expires.
+    pub expires_at: SystemTime,
+}
+
+/// A client that was registered. Those that were not are public.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a row: stores outside this crate must be able to build one"
+)]
+pub struct ClientRecord {
+    /// Primary key: its `client_id`.
+    pub id: String,
+    /// SHA-256 of each secret that it may authenticate with.
+    pub secret_hashes: Vec<[u8; 32]>,
+    /// The JWK Set (RFC 7517 §5) of the keys that it may authenticate with.
+    pub keys: Option<String>,
+    /// What its replays mean.
+    pub rotation: RotationPolicy,
+    /// Whether it may introspect tokens (RFC 7662).
+    pub introspects: bool,
+    /// When it was registered.
+    pub registered_at: SystemTime,
+}
+
+impl ClientRecord {
+    /// Whether it must authenticate (RFC 6749 §2.1).
+    pub fn is_confidential(&self) -> bool {
+        !self.secret_hashes.is_empty() || self.keys.is_some()
+    }
+}
+
+/// How long a refresh token that was rotated away still gets its successor.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum RotationPolicy {
+    /// Within the reuse grace, and for as long as nobody has used the
+    /// successor: clients race, and answers get lost.
+    #[default]
+    Default,
+    /// Never: each refresh token works once, and using it again ends the grant.
+    /// A lost answer is a lost login.
+    Strict,
+    /// Until the successor is used at the token endpoint, at most to the
+    /// absolute deadline: for clients that never store what they are given.
+    Sticky,
+}
+
+impl RotationPolicy {
+    /// The word that stores and logs use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Strict => "strict",
+            Self::Sticky => "sticky",
+        }
+    }
+
+    /// The policy that [`as_str`](Self::as_str) wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Default, Self::Strict, Self::Sticky]
+            .into_iter()
+            .find(|policy| policy.as_str() == text)
+    }
+}
+
 /// A key that rows may be sealed under.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[expect(
@@ -239,11 +378,25 @@ mod tests {
     fn a_reason_is_read_back_as_it_was_written() {
         for reason in [
             RevocationReason::Client,
+            RevocationReason::CodeReuse,
+            RevocationReason::Disconnected,
             RevocationReason::Operator,
             RevocationReason::Reuse,
         ] {
             assert_eq!(RevocationReason::parse(reason.as_str()), Some(reason));
         }
         assert_eq!(RevocationReason::parse("whim"), None);
+    }
+
+    #[test]
+    fn a_policy_is_read_back_as_it_was_written() {
+        for policy in [
+            RotationPolicy::Default,
+            RotationPolicy::Strict,
+            RotationPolicy::Sticky,
+        ] {
+            assert_eq!(RotationPolicy::parse(policy.as_str()), Some(policy));
+        }
+        assert_eq!(RotationPolicy::parse("lenient"), None);
     }
 }

@@ -163,7 +163,7 @@ async fn fm11_an_answer_that_turns_up_after_all_revives_what_was_given_up() {
     let other = builder.start().await.unwrap();
     let row = async || {
         let grant = shared.grant(issued.grant_id).await.unwrap().unwrap();
-        let row = shared.credential(grant.credential_id).await;
+        let row = shared.credential(grant.credentials[0].id).await;
         row.unwrap().unwrap()
     };
     while row().await.terminal.is_none() {
@@ -234,7 +234,7 @@ async fn fm03_the_loser_of_a_race_does_not_end_the_winners_login() {
     assert!(lab.seen()[0].bearer().starts_with("upstream-at-1-"));
     let grant = store.grant(issued.grant_id).await.unwrap().unwrap();
     let row = store
-        .credential(grant.credential_id)
+        .credential(grant.credentials[0].id)
         .await
         .unwrap()
         .unwrap();

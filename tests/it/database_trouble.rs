@@ -65,7 +65,7 @@ impl Deployed {
 
     async fn row(&self) -> Credential {
         let grant = self.store.grant(self.issued.grant_id).await;
-        let id = grant.unwrap().unwrap().credential_id;
+        let id = grant.unwrap().unwrap().credentials[0].id;
         self.store.credential(id).await.unwrap().unwrap()
     }
 }

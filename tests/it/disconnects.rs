@@ -69,7 +69,7 @@ async fn a_client_that_goes_away_at_any_await_loses_nobody_anything() {
             assert!(regrant.drain(Duration::from_secs(10)).await);
 
             let grant = shared.grant(issued.grant_id).await.unwrap().unwrap();
-            let row = shared.credential(grant.credential_id).await.unwrap();
+            let row = shared.credential(grant.credentials[0].id).await.unwrap();
             let counts = lab.provider.counts();
             assert_eq!(row.unwrap().generation, counts.refreshes as u64, "{times}");
             refreshed += usize::from(counts.refreshes == 1 && !is_over);
@@ -106,7 +106,7 @@ async fn no_connection_is_held_while_a_provider_is_asked() {
     // The only connection is free, and nothing is locked.
     let grant = store.grant(issued.grant_id).await.unwrap().unwrap();
     let client = database.client().await;
-    let id = grant.credential_id.to_string();
+    let id = grant.credentials[0].id.to_string();
     let sql = "SELECT lease_until IS NOT NULL FROM credentials \
                WHERE id = $1::text::uuid FOR UPDATE NOWAIT";
     let row = client.query_one(sql, &[&id]).await.unwrap();

@@ -61,7 +61,7 @@ async fn a_new_login_revives_every_grant_of_the_subject() {
     let bob = line.regrant.issue(line.lab.login_of("bob")).await.unwrap();
     let credential = async |issued: &Issued| {
         let grant = line.store.grant(issued.grant_id).await.unwrap();
-        grant.unwrap().credential_id
+        grant.unwrap().credentials[0].id
     };
     assert_eq!(
         credential(&third_client).await,

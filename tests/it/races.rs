@@ -199,7 +199,7 @@ impl Holding {
     /// Leases run by the store's time, which nobody can turn.
     async fn lease_is_over(&self) {
         let grant = self.shared.grant(self.issued.grant_id).await;
-        let id = grant.unwrap().unwrap().credential_id;
+        let id = grant.unwrap().unwrap().credentials[0].id;
         let claim = async || {
             self.shared
                 .claim(id, 0, [0; 16], Duration::ZERO)
@@ -264,7 +264,7 @@ async fn who_holds_a_pair_hears_that_the_login_has_ended_meanwhile() {
         .unwrap()
         .unwrap();
     let row = shared
-        .credential(grant.credential_id)
+        .credential(grant.credentials[0].id)
         .await
         .unwrap()
         .unwrap();

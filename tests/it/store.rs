@@ -62,7 +62,7 @@ async fn replicas_that_start_at_once_migrate_once() {
         .iter()
         .map(|row| row.get(0))
         .collect();
-    assert_eq!(versions, [1, 2]);
+    assert_eq!(versions, [1, 2, 3]);
     conformance::check(Arc::new(database.store().await)).await;
 }
 
@@ -171,7 +171,7 @@ async fn a_ciphertext_on_another_row_or_with_a_changed_byte_is_an_alarm_and_a_50
     let read = async |id: regrant::GrantId| {
         let grant = store.grant(id).await.unwrap().unwrap();
         store
-            .credential(grant.credential_id)
+            .credential(grant.credentials[0].id)
             .await
             .unwrap()
             .unwrap()
@@ -239,7 +239,10 @@ async fn a_grant_that_was_pointed_at_another_users_credential_is_an_alarm() {
     let theirs = regrant.issue(theirs).await.unwrap();
     let theirs = store.grant(theirs.grant_id).await.unwrap().unwrap();
     let sql = "UPDATE grants SET credential_id = $1::text::uuid WHERE id = $2::text::uuid";
-    let ids = (theirs.credential_id.to_string(), mine.grant_id.to_string());
+    let ids = (
+        theirs.credentials[0].id.to_string(),
+        mine.grant_id.to_string(),
+    );
     let client = database.client().await;
     assert_eq!(client.execute(sql, &[&ids.0, &ids.1]).await.unwrap(), 1);
 
@@ -268,7 +271,7 @@ async fn an_expiry_beyond_the_calendar_costs_no_token() {
 
     let grant = store.grant(issued.grant_id).await.unwrap().unwrap();
     let row = store
-        .credential(grant.credential_id)
+        .credential(grant.credentials[0].id)
         .await
         .unwrap()
         .unwrap();

@@ -196,7 +196,7 @@ async fn fm10_the_predecessor_of_a_pair_that_is_not_stored_yet_is_not_spent_agai
     lab.clock.advance(HOUR);
     let grant = store.grant(issued.grant_id).await.unwrap().unwrap();
     let claim = async || {
-        let claimed = store.claim(grant.credential_id, 0, [7; 16], Duration::ZERO);
+        let claimed = store.claim(grant.credentials[0].id, 0, [7; 16], Duration::ZERO);
         claimed.await.unwrap()
     };
     while claim().await.is_none() {

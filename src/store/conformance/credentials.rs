@@ -40,6 +40,7 @@ pub(super) async fn a_replacement_needs_the_present_generation_and_revives(store
         sealed: vec![byte],
         expires_at: Some(noon() + MINUTE),
         refreshed_at: noon(),
+        linked: false,
     };
     assert!(!store.replace(id, 1, tokens(1)).await.unwrap());
 

@@ -59,13 +59,15 @@ pub(super) async fn of_many_rotations_at_once_exactly_one_wins(store: &Arc<dyn S
 }
 
 pub(super) async fn replays_are_counted_up_to_the_cap(store: &dyn Store) {
-    let Grant { id, .. } = inserted_grant(store).await;
+    let Grant { id, created_at, .. } = inserted_grant(store).await;
+    let at = created_at + MINUTE;
 
-    assert!(!store.count_replay(id, 1, 2).await.unwrap());
-    assert!(store.count_replay(id, 0, 2).await.unwrap());
-    assert!(store.count_replay(id, 0, 2).await.unwrap());
-    assert!(!store.count_replay(id, 0, 2).await.unwrap());
-    assert_eq!(store.grant(id).await.unwrap().unwrap().replays, 2);
+    assert!(!store.count_replay(id, 1, 2, at).await.unwrap());
+    assert!(store.count_replay(id, 0, 2, at).await.unwrap());
+    assert!(store.count_replay(id, 0, 2, at).await.unwrap());
+    assert!(!store.count_replay(id, 0, 2, at).await.unwrap());
+    let row = store.grant(id).await.unwrap().unwrap();
+    assert_eq!((row.replays, row.last_used_at), (2, at));
 }
 
 pub(super) async fn revocation_is_final(store: &dyn Store) {
@@ -79,7 +81,7 @@ pub(super) async fn revocation_is_final(store: &dyn Store) {
     assert!(!again.unwrap());
 
     assert!(!store.rotate(rotation(&grant, 52)).await.unwrap());
-    assert!(!store.count_replay(id, 0, 9).await.unwrap());
+    assert!(!store.count_replay(id, 0, 9, at).await.unwrap());
     store.acknowledge(id, 0).await.unwrap();
     let row = store.grant(id).await.unwrap().unwrap();
     assert_eq!(row.revoked, Some((at, RevocationReason::Client)));

@@ -14,8 +14,10 @@
     reason = "a failed unwrap is a failed check of the store under test"
 )]
 
+mod clients;
 mod credentials;
 mod grants;
+mod revocations;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use crate::id::GrantId;
 use crate::store::Claim;
 use crate::store::Credential;
 use crate::store::Grant;
+use crate::store::HeldCredential;
 use crate::store::KeyRecord;
 use crate::store::LeaseHolder;
 use crate::store::Replacement;
@@ -58,6 +61,12 @@ pub async fn check(store: Arc<dyn Store>) {
     grants::replays_are_counted_up_to_the_cap(&*store).await;
     grants::revocation_is_final(&*store).await;
     grants::single_access_tokens_are_revoked(&*store).await;
+    revocations::a_credential_is_attached_in_place_of_the_one_of_its_provider(&*store).await;
+    revocations::an_upstream_revocation_is_due_until_it_is_finished(&*store).await;
+    revocations::of_many_takers_at_once_exactly_one_wins(&store).await;
+    revocations::a_credential_is_held_by_grants_that_live(&*store).await;
+    clients::a_code_is_inserted_once_and_read_back_as_written(&*store).await;
+    clients::a_registration_takes_the_place_of_the_one_before(&*store).await;
     what_is_not_there_is_not_made_up(&*store).await;
 }
 
@@ -79,6 +88,7 @@ async fn rows_are_read_back_as_written(store: &dyn Store) {
     credential.expires_at = Some(credential.refreshed_at + Duration::from_secs(60));
     (credential.unsettled, credential.failures) = (1, 2);
     credential.terminal = Some("invalid_grant".to_owned());
+    credential.linked = true;
     store.insert_credential(credential.clone()).await.unwrap();
     let read = store.credential(credential.id).await.unwrap().unwrap();
     assert_eq!(format!("{read:?}"), format!("{credential:?}"));
@@ -88,6 +98,9 @@ async fn rows_are_read_back_as_written(store: &dyn Store) {
     grant.revoked_access = vec![[9; 24], [8; 24]];
     grant.previous_hash = Some([3; 32]);
     grant.revoked = Some((grant.created_at, RevocationReason::Reuse));
+    grant.upstream_due = Some(grant.created_at);
+    grant.credentials = vec![held("a"), held("b"), held("c")];
+    grant.confidential = true;
     store.insert_grant(grant.clone()).await.unwrap();
     let read = store.grant(grant.id).await.unwrap().unwrap();
     assert_eq!(format!("{read:?}"), format!("{grant:?}"));
@@ -109,7 +122,7 @@ async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
     let grant = grant();
     let (id, now) = (grant.id, grant.created_at);
     let claim = Claim {
-        id: grant.credential_id,
+        id: grant.credential("provider").unwrap(),
         generation: 0,
         fence: 0,
     };
@@ -122,6 +135,7 @@ async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
         sealed: vec![1],
         expires_at: None,
         refreshed_at: now,
+        linked: false,
     };
 
     assert!(store.grant(id).await.unwrap().is_none());
@@ -136,13 +150,19 @@ async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
     assert!(!store.settle(claim, released).await.unwrap());
     assert!(!store.replace(claim.id, 0, tokens).await.unwrap());
     assert!(!store.rotate(rotation(&grant, 53)).await.unwrap());
-    assert!(!store.count_replay(id, 0, 9).await.unwrap());
+    assert!(!store.count_replay(id, 0, 9, now).await.unwrap());
     store.acknowledge(id, 0).await.unwrap();
     store.revoke_access(id, [1; 24], [0; 24]).await.unwrap();
     let revoked = store
         .revoke_grant(id, now, RevocationReason::Operator)
         .await;
     assert!(!revoked.unwrap());
+    assert!(!store.attach(id, held("provider")).await.unwrap());
+    assert!(store.take_revocation(id, now, now).await.unwrap().is_none());
+    store.finish_revocation(id).await.unwrap();
+    assert!(!store.is_held(claim.id, now, now).await.unwrap());
+    assert!(store.code(id).await.unwrap().is_none());
+    assert!(store.client("nobody").await.unwrap().is_none());
     assert!(store.grant(id).await.unwrap().is_none());
     assert!(store.credential(claim.id).await.unwrap().is_none());
 }
@@ -182,16 +202,17 @@ fn credential() -> Credential {
         unsettled: 0,
         failures: 0,
         terminal: None,
+        linked: false,
     }
 }
 
 fn grant() -> Grant {
     Grant {
         id: GrantId::random().unwrap(),
-        credential_id: CredentialId::random().unwrap(),
-        provider: "provider".to_owned(),
+        credentials: vec![held("provider")],
         subject: "subject".to_owned(),
         client_id: None,
+        confidential: false,
         scope: Some("read write".to_owned()),
         resource: None,
         salt: [1; 32],
@@ -207,6 +228,14 @@ fn grant() -> Grant {
         last_used_at: noon(),
         revoked_access: Vec::new(),
         revoked: None,
+        upstream_due: None,
+    }
+}
+
+fn held(provider: &str) -> HeldCredential {
+    HeldCredential {
+        provider: provider.to_owned(),
+        id: CredentialId::random().unwrap(),
     }
 }
 

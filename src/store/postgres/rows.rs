@@ -15,10 +15,14 @@ use crate::BoxError;
 use crate::id::CredentialId;
 use crate::id::GrantId;
 use crate::store::Claim;
+use crate::store::ClientRecord;
+use crate::store::Code;
 use crate::store::Credential;
 use crate::store::Grant;
+use crate::store::HeldCredential;
 use crate::store::KeyRecord;
 use crate::store::RevocationReason;
+use crate::store::RotationPolicy;
 use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
@@ -32,13 +36,18 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
                 .ok_or_else(|| corrupt(format!("unknown revocation reason `{text}`")))
         })
         .transpose()?;
+    let mut credentials = vec![HeldCredential {
+        provider: get(row, "provider")?,
+        id: CredentialId::from_bytes(get::<Uuid>(row, "credential_id")?.0),
+    }];
+    credentials.extend(held(row, "further_providers", "further_credentials")?);
 
     Ok(Grant {
-        id: GrantId::from_bytes(get::<Uuid>(row, "id")?.0),
-        credential_id: CredentialId::from_bytes(get::<Uuid>(row, "credential_id")?.0),
-        provider: get(row, "provider")?,
+        id: grant_id(row)?,
+        credentials,
         subject: get(row, "subject")?,
         client_id: get(row, "client_id")?,
+        confidential: get(row, "confidential")?,
         scope: get(row, "scope")?,
         resource: get(row, "resource")?,
         salt: array(get(row, "salt")?)?,
@@ -54,13 +63,66 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
         acknowledged: get(row, "acknowledged")?,
         created_at: get(row, "created_at")?,
         last_used_at: get(row, "last_used_at")?,
-        revoked_access: get::<Vec<&[u8]>>(row, "revoked_access")?
-            .into_iter()
-            .map(array)
-            .collect::<Result<_, _>>()?,
+        revoked_access: arrays(get(row, "revoked_access")?)?,
         // A row that says only when is still revoked.
         revoked: revoked_at.map(|at| (at, reason.unwrap_or(RevocationReason::Operator))),
+        upstream_due: get(row, "upstream_due")?,
     })
+}
+
+pub(super) fn grant_id(row: &Row) -> Result<GrantId, StoreError> {
+    Ok(GrantId::from_bytes(get::<Uuid>(row, "id")?.0))
+}
+
+pub(super) fn code(row: &Row) -> Result<Code, StoreError> {
+    Ok(Code {
+        id: grant_id(row)?,
+        hash: array(get(row, "hash")?)?,
+        challenge: array(get(row, "challenge")?)?,
+        client_id: get(row, "client_id")?,
+        redirect_uri: get(row, "redirect_uri")?,
+        subject: get(row, "subject")?,
+        scope: get(row, "scope")?,
+        resource: get(row, "resource")?,
+        credentials: held(row, "providers", "credentials")?,
+        expires_at: get(row, "expires_at")?,
+    })
+}
+
+pub(super) fn client(row: &Row) -> Result<ClientRecord, StoreError> {
+    let rotation: String = get(row, "rotation")?;
+    Ok(ClientRecord {
+        id: get(row, "id")?,
+        secret_hashes: arrays(get(row, "secret_hashes")?)?,
+        keys: get(row, "keys")?,
+        rotation: RotationPolicy::parse(&rotation)
+            .ok_or_else(|| corrupt(format!("unknown rotation policy `{rotation}`")))?,
+        introspects: get(row, "introspects")?,
+        registered_at: get(row, "registered_at")?,
+    })
+}
+
+/// Credentials by their position in two columns.
+fn held(row: &Row, providers: &str, ids: &str) -> Result<Vec<HeldCredential>, StoreError> {
+    let providers: Vec<String> = get(row, providers)?;
+    let ids: Vec<Uuid> = get(row, ids)?;
+    if providers.len() != ids.len() {
+        return Err(corrupt("providers and credentials do not pair"));
+    }
+    let pairs = providers.into_iter().zip(ids);
+    Ok(pairs
+        .map(|(provider, Uuid(id))| HeldCredential {
+            provider,
+            id: CredentialId::from_bytes(id),
+        })
+        .collect())
+}
+
+/// The two columns, of providers and of ids.
+pub(super) fn columns(held: &[HeldCredential]) -> (Vec<&str>, Vec<Uuid>) {
+    held.iter()
+        .map(|held| (held.provider.as_str(), Uuid(*held.id.as_bytes())))
+        .unzip()
 }
 
 pub(super) fn credential(row: &Row) -> Result<Credential, StoreError> {
@@ -78,6 +140,7 @@ pub(super) fn credential(row: &Row) -> Result<Credential, StoreError> {
         unsettled: from_integer(get(row, "unsettled")?)?,
         failures: from_integer(get(row, "failures")?)?,
         terminal: get(row, "terminal")?,
+        linked: get(row, "linked")?,
     })
 }
 
@@ -172,11 +235,15 @@ fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &str) -> Result<T, StoreError> 
     row.try_get(column).map_err(corrupt)
 }
 
+fn arrays<const N: usize>(all: Vec<&[u8]>) -> Result<Vec<[u8; N]>, StoreError> {
+    all.into_iter().map(array).collect()
+}
+
 fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], StoreError> {
     bytes.try_into().map_err(corrupt)
 }
 
-fn corrupt(source: impl Into<BoxError>) -> StoreError {
+pub(super) fn corrupt(source: impl Into<BoxError>) -> StoreError {
     StoreError::new(StoreErrorKind::Corrupt, source)
 }
 

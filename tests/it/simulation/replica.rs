@@ -23,8 +23,11 @@ use regrant::provider::TokenResponse;
 use regrant::secret::UpstreamAccessToken;
 use regrant::secret::UpstreamRefreshToken;
 use regrant::store::Claim;
+use regrant::store::ClientRecord;
+use regrant::store::Code;
 use regrant::store::Credential;
 use regrant::store::Grant;
+use regrant::store::HeldCredential;
 use regrant::store::KeyRecord;
 use regrant::store::LOST_IN_FLIGHT;
 use regrant::store::LeaseHolder;
@@ -250,8 +253,9 @@ impl Store for Reached {
         id: GrantId,
         generation: u64,
         cap: u32,
+        at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.0.truth.store.count_replay(id, generation, cap)
+        self.0.truth.store.count_replay(id, generation, cap, at)
     }
 
     fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -276,6 +280,71 @@ impl Store for Reached {
         expired_below: [u8; 24],
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         self.0.truth.store.revoke_access(id, entry, expired_below)
+    }
+
+    fn attach(
+        &self,
+        id: GrantId,
+        credential: HeldCredential,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.0.truth.store.attach(id, credential)
+    }
+
+    fn due_revocations(
+        &self,
+        now: SystemTime,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<GrantId>, StoreError>> {
+        self.0.truth.store.due_revocations(now, limit)
+    }
+
+    fn take_revocation(
+        &self,
+        id: GrantId,
+        now: SystemTime,
+        next: SystemTime,
+    ) -> BoxFuture<'_, Result<Option<Grant>, StoreError>> {
+        self.0.truth.store.take_revocation(id, now, next)
+    }
+
+    fn finish_revocation(&self, id: GrantId) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.truth.store.finish_revocation(id)
+    }
+
+    fn is_held(
+        &self,
+        id: CredentialId,
+        created_after: SystemTime,
+        used_after: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.0.truth.store.is_held(id, created_after, used_after)
+    }
+
+    fn is_awaited(
+        &self,
+        id: CredentialId,
+        now: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.0.truth.store.is_awaited(id, now)
+    }
+
+    fn insert_code(&self, code: Code) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.truth.store.insert_code(code)
+    }
+
+    fn code(&self, id: GrantId) -> BoxFuture<'_, Result<Option<Code>, StoreError>> {
+        self.0.truth.store.code(id)
+    }
+
+    fn register_client(&self, client: ClientRecord) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.truth.store.register_client(client)
+    }
+
+    fn client<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ClientRecord>, StoreError>> {
+        self.0.truth.store.client(id)
     }
 }
 

@@ -127,7 +127,7 @@ impl World {
             .expiry(Expiry::After(self.truth.lifetime));
         let issued = self.operator.issue(login).await.unwrap();
         let grant = self.truth.store.grant(issued.grant_id).await.unwrap();
-        let credential = grant.unwrap().credential_id;
+        let credential = grant.unwrap().credentials[0].id;
         self.truth.link(family, credential);
         self.truth
             .tell(|| format!("{subject} logs in: login {family}"));

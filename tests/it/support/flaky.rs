@@ -19,8 +19,11 @@ use regrant::provider::RefreshRequest;
 use regrant::provider::RevocationRequest;
 use regrant::provider::TokenResponse;
 use regrant::store::Claim;
+use regrant::store::ClientRecord;
+use regrant::store::Code;
 use regrant::store::Credential;
 use regrant::store::Grant;
+use regrant::store::HeldCredential;
 use regrant::store::KeyRecord;
 use regrant::store::LeaseHolder;
 use regrant::store::Replacement;
@@ -170,8 +173,11 @@ impl Store for FlakyStore {
         id: GrantId,
         generation: u64,
         cap: u32,
+        at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.unless_down(async move { self.inner.count_replay(id, generation, cap).await }.boxed())
+        self.unless_down(
+            async move { self.inner.count_replay(id, generation, cap, at).await }.boxed(),
+        )
     }
 
     fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -196,6 +202,73 @@ impl Store for FlakyStore {
         self.unless_down(
             async move { self.inner.revoke_access(id, entry, expired_below).await }.boxed(),
         )
+    }
+
+    fn attach(
+        &self,
+        id: GrantId,
+        credential: HeldCredential,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async move { self.inner.attach(id, credential).await }.boxed())
+    }
+
+    fn due_revocations(
+        &self,
+        now: SystemTime,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<GrantId>, StoreError>> {
+        self.unless_down(async move { self.inner.due_revocations(now, limit).await }.boxed())
+    }
+
+    fn take_revocation(
+        &self,
+        id: GrantId,
+        now: SystemTime,
+        next: SystemTime,
+    ) -> BoxFuture<'_, Result<Option<Grant>, StoreError>> {
+        self.unless_down(async move { self.inner.take_revocation(id, now, next).await }.boxed())
+    }
+
+    fn finish_revocation(&self, id: GrantId) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.unless_down(async move { self.inner.finish_revocation(id).await }.boxed())
+    }
+
+    fn is_held(
+        &self,
+        id: CredentialId,
+        created_after: SystemTime,
+        used_after: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(
+            async move { self.inner.is_held(id, created_after, used_after).await }.boxed(),
+        )
+    }
+
+    fn is_awaited(
+        &self,
+        id: CredentialId,
+        now: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async move { self.inner.is_awaited(id, now).await }.boxed())
+    }
+
+    fn insert_code(&self, code: Code) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.unless_down(async move { self.inner.insert_code(code).await }.boxed())
+    }
+
+    fn code(&self, id: GrantId) -> BoxFuture<'_, Result<Option<Code>, StoreError>> {
+        self.unless_down(async move { self.inner.code(id).await }.boxed())
+    }
+
+    fn register_client(&self, client: ClientRecord) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.unless_down(async move { self.inner.register_client(client).await }.boxed())
+    }
+
+    fn client<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ClientRecord>, StoreError>> {
+        self.unless_down(async move { self.inner.client(id).await }.boxed())
     }
 }
 

@@ -1,0 +1,242 @@
+//! The statements on grants that clients and requests cause.
+
+use std::time::SystemTime;
+
+use tokio_postgres::types::Type;
+
+use super::connection::Connections;
+use super::rows;
+use super::rows::Uuid;
+use super::rows::corrupt;
+use super::rows::to_bigint;
+use super::rows::to_integer;
+use crate::id::GrantId;
+use crate::store::Grant;
+use crate::store::HeldCredential;
+use crate::store::RevocationReason;
+use crate::store::Rotation;
+use crate::store::StoreError;
+
+pub(super) async fn insert_grant(
+    connections: &Connections,
+    grant: Grant,
+) -> Result<(), StoreError> {
+    let [first, further @ ..] = grant.credentials.as_slice() else {
+        return Err(corrupt("a grant without a credential"));
+    };
+    let (providers, ids) = rows::columns(further);
+    let (revoked_at, reason) = grant
+        .revoked
+        .map(|(at, reason)| (at, reason.as_str()))
+        .unzip();
+    connections
+        .insert(
+            "INSERT INTO grants (id, credential_id, provider, subject, client_id, scope,
+             resource, salt, key_id, generation, refresh_hash, previous_hash,
+             rotated_at, access_expires_at, replays, acknowledged, created_at,
+             last_used_at, revoked_access, revoked_at, revoked_reason, further_credentials,
+             further_providers, confidential, upstream_due)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
+         ON CONFLICT (id) DO NOTHING RETURNING id",
+            &[
+                (&Uuid(*grant.id.as_bytes()), Type::UUID),
+                (&Uuid(*first.id.as_bytes()), Type::UUID),
+                (&first.provider, Type::TEXT),
+                (&grant.subject, Type::TEXT),
+                (&grant.client_id, Type::TEXT),
+                (&grant.scope, Type::TEXT),
+                (&grant.resource, Type::TEXT),
+                (&grant.salt.as_slice(), Type::BYTEA),
+                (&grant.key_id, Type::TEXT),
+                (&to_bigint(grant.generation)?, Type::INT8),
+                (&grant.refresh_hash.as_slice(), Type::BYTEA),
+                (
+                    &grant.previous_hash.as_ref().map(<[u8; 32]>::as_slice),
+                    Type::BYTEA,
+                ),
+                (&grant.rotated_at, Type::TIMESTAMPTZ),
+                (&grant.access_expires_at, Type::TIMESTAMPTZ),
+                (&to_integer(grant.replays), Type::INT4),
+                (&grant.acknowledged, Type::BOOL),
+                (&grant.created_at, Type::TIMESTAMPTZ),
+                (&grant.last_used_at, Type::TIMESTAMPTZ),
+                (
+                    &grant
+                        .revoked_access
+                        .iter()
+                        .map(<[u8; 24]>::as_slice)
+                        .collect::<Vec<_>>(),
+                    Type::BYTEA_ARRAY,
+                ),
+                (&revoked_at, Type::TIMESTAMPTZ),
+                (&reason, Type::TEXT),
+                (&ids, Type::UUID_ARRAY),
+                (&providers, Type::TEXT_ARRAY),
+                (&grant.confidential, Type::BOOL),
+                (&grant.upstream_due, Type::TIMESTAMPTZ),
+            ],
+        )
+        .await
+}
+
+pub(super) async fn grant(
+    connections: &Connections,
+    id: GrantId,
+) -> Result<Option<Grant>, StoreError> {
+    connections
+        .row(
+            "SELECT * FROM grants WHERE id = $1",
+            &[(&Uuid(*id.as_bytes()), Type::UUID)],
+        )
+        .await?
+        .as_ref()
+        .map(rows::grant)
+        .transpose()
+}
+
+pub(super) async fn rotate(
+    connections: &Connections,
+    rotation: Rotation,
+) -> Result<bool, StoreError> {
+    let rotated = connections
+        .row(
+            "UPDATE grants
+         SET generation = generation + 1, previous_hash = $3, refresh_hash = $4,
+             key_id = $5, rotated_at = $6, last_used_at = $6,
+             access_expires_at = $7, replays = 0, acknowledged = false
+         WHERE id = $1 AND generation = $2 AND refresh_hash = $3
+             AND revoked_at IS NULL
+         RETURNING id",
+            &[
+                (&Uuid(*rotation.id.as_bytes()), Type::UUID),
+                (&to_bigint(rotation.generation)?, Type::INT8),
+                (&rotation.presented_hash.as_slice(), Type::BYTEA),
+                (&rotation.refresh_hash.as_slice(), Type::BYTEA),
+                (&rotation.key_id, Type::TEXT),
+                (&rotation.at, Type::TIMESTAMPTZ),
+                (&rotation.access_expires_at, Type::TIMESTAMPTZ),
+            ],
+        )
+        .await?;
+    Ok(rotated.is_some())
+}
+
+pub(super) async fn count_replay(
+    connections: &Connections,
+    id: GrantId,
+    generation: u64,
+    cap: u32,
+    at: SystemTime,
+) -> Result<bool, StoreError> {
+    let counted = connections
+        .row(
+            "UPDATE grants SET replays = replays + 1,
+             last_used_at = GREATEST(last_used_at, $4)
+         WHERE id = $1 AND generation = $2 AND replays < $3
+             AND revoked_at IS NULL
+         RETURNING id",
+            &[
+                (&Uuid(*id.as_bytes()), Type::UUID),
+                (&to_bigint(generation)?, Type::INT8),
+                (&to_integer(cap), Type::INT4),
+                (&at, Type::TIMESTAMPTZ),
+            ],
+        )
+        .await?;
+    Ok(counted.is_some())
+}
+
+pub(super) async fn acknowledge(
+    connections: &Connections,
+    id: GrantId,
+    generation: u64,
+) -> Result<(), StoreError> {
+    connections
+        .row(
+            "UPDATE grants SET acknowledged = true
+         WHERE id = $1 AND generation = $2 AND NOT acknowledged
+             AND revoked_at IS NULL",
+            &[
+                (&Uuid(*id.as_bytes()), Type::UUID),
+                (&to_bigint(generation)?, Type::INT8),
+            ],
+        )
+        .await
+        .map(drop)
+}
+
+pub(super) async fn attach(
+    connections: &Connections,
+    id: GrantId,
+    credential: HeldCredential,
+) -> Result<bool, StoreError> {
+    let attached = connections
+        .row(
+            "UPDATE grants
+             SET credential_id = CASE WHEN provider = $2 THEN $3 ELSE credential_id END,
+                 further_credentials = ARRAY(
+                     SELECT CASE WHEN name = $2 THEN $3 ELSE id END
+                     FROM unnest(further_providers, further_credentials)
+                         WITH ORDINALITY AS further (name, id, position)
+                     ORDER BY position)
+                     || CASE WHEN $2 = provider OR $2 = ANY (further_providers)
+                         THEN '{}' ELSE ARRAY[$3] END,
+                 further_providers = further_providers
+                     || CASE WHEN $2 = provider OR $2 = ANY (further_providers)
+                         THEN '{}' ELSE ARRAY[$2] END
+             WHERE id = $1 AND revoked_at IS NULL
+             RETURNING id",
+            &[
+                (&Uuid(*id.as_bytes()), Type::UUID),
+                (&credential.provider, Type::TEXT),
+                (&Uuid(*credential.id.as_bytes()), Type::UUID),
+            ],
+        )
+        .await?;
+    Ok(attached.is_some())
+}
+
+pub(super) async fn revoke_grant(
+    connections: &Connections,
+    id: GrantId,
+    at: SystemTime,
+    reason: RevocationReason,
+) -> Result<bool, StoreError> {
+    let revoked = connections
+        .row(
+            "UPDATE grants SET revoked_at = $2, revoked_reason = $3, upstream_due = $2
+         WHERE id = $1 AND revoked_at IS NULL
+         RETURNING id",
+            &[
+                (&Uuid(*id.as_bytes()), Type::UUID),
+                (&at, Type::TIMESTAMPTZ),
+                (&reason.as_str(), Type::TEXT),
+            ],
+        )
+        .await?;
+    Ok(revoked.is_some())
+}
+
+pub(super) async fn revoke_access(
+    connections: &Connections,
+    id: GrantId,
+    entry: [u8; 24],
+    expired_below: [u8; 24],
+) -> Result<(), StoreError> {
+    connections
+        .row(
+            "UPDATE grants
+         SET revoked_access = ARRAY(
+             SELECT known FROM unnest(revoked_access) AS known
+             WHERE known >= $3 AND known <> $2) || $2
+         WHERE id = $1 AND revoked_at IS NULL",
+            &[
+                (&Uuid(*id.as_bytes()), Type::UUID),
+                (&entry.as_slice(), Type::BYTEA),
+                (&expired_below.as_slice(), Type::BYTEA),
+            ],
+        )
+        .await
+        .map(drop)
+}
