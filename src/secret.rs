@@ -6,7 +6,12 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
+
+use crate::seal::KeyringError;
+use crate::seal::random_bytes;
 
 /// A function cannot declare a type, and eight hand-written copies would drift
 /// apart in the one property that matters.
@@ -54,6 +59,15 @@ secret! {
     /// ```
     UpstreamRefreshToken
 
+    /// An authorization code of ours (RFC 6749 §1.3.1): what the gateway's
+    /// redirect carries back to the client.
+    ///
+    /// ```
+    /// let code = regrant::secret::AuthorizationCode::new("rgac_x");
+    /// assert_eq!(format!("{code:?}"), "AuthorizationCode([redacted])");
+    /// ```
+    AuthorizationCode
+
     /// An access token of ours: what a client sends to the gateway.
     ///
     /// ```
@@ -70,8 +84,8 @@ secret! {
     /// ```
     GatewayRefreshToken
 
-    /// The secret with which the gateway authenticates to a provider
-    /// (RFC 6749 §2.3.1).
+    /// The secret with which a client authenticates (RFC 6749 §2.3.1): the
+    /// gateway to a provider, or a client to the gateway.
     ///
     /// ```
     /// let secret = regrant::secret::ClientSecret::new("s");
@@ -104,4 +118,22 @@ secret! {
     /// assert_eq!(format!("{verifier:?}"), "CodeVerifier([redacted])");
     /// ```
     CodeVerifier
+}
+impl ClientSecret {
+    /// A new secret: 32 random bytes in base64url, 43 characters. It is shown
+    /// once, to be given to the client.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::Random`] if the operating system has no randomness.
+    ///
+    /// ```
+    /// let secret = regrant::secret::ClientSecret::generate()?;
+    /// assert_eq!(secret.expose().len(), 43);
+    /// # Ok::<_, regrant::seal::KeyringError>(())
+    /// ```
+    pub fn generate() -> Result<Self, KeyringError> {
+        let bytes = Zeroizing::new(random_bytes::<32>()?);
+        Ok(Self::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
+    }
 }

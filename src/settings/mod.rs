@@ -1,9 +1,13 @@
-//! Durations, in one place, with the relations between them that must hold.
+//! Settings: durations, with the relations between them that must hold, and
+//! token prefixes.
+
+mod prefixes;
 
 use std::ops::Range;
 use std::time::Duration;
 use std::time::SystemTime;
 
+pub use self::prefixes::TokenPrefixes;
 use crate::error::ConfigError;
 
 /// How long the gateway's own tokens live.
@@ -26,6 +30,8 @@ pub struct Lifetimes {
     pub refresh_absolute: Duration,
     /// How long a refresh token that was rotated away still gets its successor.
     pub reuse_grace: Duration,
+    /// Of an authorization code.
+    pub code: Duration,
     /// How long an access token is accepted past its `expires_in`: some clients
     /// refresh exactly on time, and their requests are under way by then.
     pub leeway: Duration,
@@ -60,6 +66,13 @@ impl Lifetimes {
         self
     }
 
+    /// The lifetime of an authorization code. The default is 5 min.
+    #[must_use]
+    pub fn code(mut self, code: Duration) -> Self {
+        self.code = code;
+        self
+    }
+
     /// The leeway for access tokens. The default is 10 s.
     #[must_use]
     pub fn leeway(mut self, leeway: Duration) -> Self {
@@ -72,6 +85,7 @@ impl Lifetimes {
             ("access token lifetime", self.access, SECOND),
             ("idle refresh lifetime", self.refresh_idle, SECOND),
             ("absolute refresh lifetime", self.refresh_absolute, SECOND),
+            ("authorization code lifetime", self.code, SECOND),
             ("reuse grace", self.reuse_grace, Duration::ZERO),
             ("leeway", self.leeway, Duration::ZERO),
         ] {
@@ -109,6 +123,7 @@ impl Default for Lifetimes {
             refresh_idle: 30 * DAY,
             refresh_absolute: 180 * DAY,
             reuse_grace: Duration::from_secs(120),
+            code: Duration::from_secs(300),
             leeway: Duration::from_secs(10),
         }
     }
