@@ -27,6 +27,7 @@ use crate::refresh;
 use crate::refresh::Want;
 use crate::rejection::Rejection;
 use crate::route::Route;
+use crate::scope;
 use crate::state::Core;
 use crate::store::Grant;
 use crate::store::StoreErrorKind;
@@ -34,9 +35,14 @@ use crate::token;
 use crate::token::AccessClaims;
 
 /// A request that may go on, and what to send upstream.
+#[derive(Clone)]
 pub(crate) struct Authenticated {
     pub(crate) entry: Arc<Entry>,
+    /// The credential of the route's provider.
+    pub(crate) cell: Arc<Cell>,
     pub(crate) snapshot: Arc<Snapshot>,
+    /// The scope of the token, if it is less than the grant's.
+    pub(crate) narrowed: Option<Arc<str>>,
 }
 
 /// What memory knows of a request.
@@ -55,7 +61,7 @@ pub(crate) enum Pending {
         digest: [u8; 32],
     },
     /// The grant is known and good here; its credential has expired.
-    Credential(Arc<Entry>),
+    Credential(Authenticated),
 }
 
 /// Answers from memory, or says what to ask.
@@ -65,24 +71,32 @@ pub(crate) fn from_memory(
     headers: &HeaderMap,
 ) -> Result<Cached, Rejection> {
     let token = bearer(headers)?;
-    let id = token::access_grant_id(token).ok_or(Rejection::InvalidToken)?;
+    let id = token::access_grant_id(token, &core.prefixes).ok_or(Rejection::InvalidToken)?;
     let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     let now = core.clock.now();
 
     let staleness = core.timings.staleness;
-    if let Some(entry) = core.cache.verified(id, &digest, now, staleness) {
-        route.admits(&entry.grant)?;
-        let snapshot = entry.cell.current();
-        if snapshot.is_usable(now) {
-            if snapshot.is_due(now) {
-                refresh::early(core, &entry.cell, &entry.grant.provider);
+    if let Some((entry, narrowed)) = core.cache.verified(id, &digest, now, staleness)
+        && let Some(cell) = entry.cell(&route.provider).map(Arc::clone)
+    {
+        route.admits(&entry.grant, narrowed.as_deref())?;
+        let authenticated = Authenticated {
+            snapshot: cell.current(),
+            entry,
+            cell,
+            narrowed,
+        };
+        if authenticated.snapshot.is_usable(now) {
+            if authenticated.snapshot.is_due(now) {
+                refresh::early(core, &authenticated.cell);
             }
-            return Ok(Cached::Ready(Authenticated { entry, snapshot }));
+            return Ok(Cached::Ready(authenticated));
         }
-        return Ok(Cached::Pending(Pending::Credential(entry)));
+        return Ok(Cached::Pending(Pending::Credential(authenticated)));
     }
 
-    let claims = AccessClaims::verify(token, &core.keyring).ok_or(Rejection::InvalidToken)?;
+    let claims = AccessClaims::verify(token, &core.keyring, &core.prefixes)
+        .ok_or(Rejection::InvalidToken)?;
     if claims.expires_at() + core.lifetimes.leeway <= now {
         return Err(Rejection::InvalidToken);
     }
@@ -97,30 +111,60 @@ pub(crate) async fn resolve(
     route: &Route,
     pending: Pending,
 ) -> Result<Authenticated, Rejection> {
-    let entry = match pending {
-        Pending::Credential(entry) => entry,
-        Pending::Grant { claims, digest } => {
-            let entry = read(core, &claims, digest).await?;
-            route.admits(&entry.grant)?;
-            entry
-        }
+    let mut authenticated = match pending {
+        Pending::Credential(authenticated) => authenticated,
+        Pending::Grant { claims, digest } => read(core, route, &claims, digest).await?,
     };
 
-    let (cell, provider) = (&entry.cell, &*entry.grant.provider);
-    let (mut snapshot, now) = (cell.current(), core.clock.now());
-    if !snapshot.is_usable(now) {
-        snapshot = refresh::refreshed(core, cell, provider, Want::Usable).await?;
-    } else if snapshot.is_due(now) {
-        refresh::early(core, cell, provider);
+    let (snapshot, now) = (authenticated.cell.current(), core.clock.now());
+    authenticated.snapshot = snapshot;
+    if !authenticated.snapshot.is_usable(now) {
+        authenticated.snapshot = refreshed(core, &authenticated, Want::Usable).await?;
+    } else if authenticated.snapshot.is_due(now) {
+        refresh::early(core, &authenticated.cell);
     }
-    Ok(Authenticated { entry, snapshot })
+    Ok(authenticated)
+}
+
+/// A credential that meets `want`, for a request of this grant.
+pub(crate) async fn refreshed(
+    core: &Arc<Core>,
+    authenticated: &Authenticated,
+    want: Want,
+) -> Result<Arc<Snapshot>, Rejection> {
+    let Authenticated { entry, cell, .. } = authenticated;
+    let error = match refresh::refreshed(core, cell, want).await {
+        Ok(snapshot) => return Ok(snapshot),
+        Err(error) => error,
+    };
+    // One of several logins has ended. The token endpoint goes on minting for
+    // the others, so a 401 here would send the client round in circles.
+    if error.kind() == RefreshErrorKind::Terminal
+        && entry.grant.credentials.len() > 1
+        && !has_ended(core, &entry.grant).await?
+    {
+        return Err(Rejection::ProviderEnded);
+    }
+    Err(error.into())
+}
+
+/// Whether only a new login helps this grant: every provider ended its part.
+pub(crate) async fn has_ended(core: &Core, grant: &Grant) -> Result<bool, RefreshError> {
+    for held in &grant.credentials {
+        let (cell, snapshot) = read_credential(core, grant, &held.provider).await?;
+        if !snapshot.is_dead(core.clock.now()) && !cell.has_ended(snapshot.generation) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 async fn read(
     core: &Arc<Core>,
+    route: &Route,
     claims: &AccessClaims,
     digest: [u8; 32],
-) -> Result<Arc<Entry>, Rejection> {
+) -> Result<Authenticated, Rejection> {
     let epoch = core.cache.epoch();
     let now = core.clock.now();
     let grant = core
@@ -140,14 +184,24 @@ async fn read(
     if claims.generation == grant.generation && claims.generation > 0 && !grant.acknowledged {
         acknowledge(core, &grant);
     }
-    let (cell, _snapshot) = read_credential(core, &grant).await?;
+    let granted = grant.scope.as_deref().unwrap_or_default();
+    let narrowed: Option<Arc<str>> = scope::narrowed(granted, claims.scopes).map(Into::into);
+    route.admits(&grant, narrowed.as_deref())?;
+    let (cell, snapshot) = read_credential(core, &grant, &route.provider).await?;
 
     let token = Verified {
         digest,
         until: claims.expires_at() + core.lifetimes.leeway,
         revocation_entry: claims.revocation_entry(),
+        narrowed: narrowed.clone(),
     };
-    Ok(core.cache.keep(grant, cell, token, now, epoch))
+    let entry = core.cache.keep(grant, Arc::clone(&cell), token, now, epoch);
+    Ok(Authenticated {
+        entry,
+        cell,
+        snapshot,
+        narrowed,
+    })
 }
 
 /// Whether a grant that was good when its request came still is.
@@ -173,20 +227,21 @@ pub(crate) async fn still_granted(core: &Core, id: GrantId) -> Result<(), Refres
     }
 }
 
-/// Reads the credential of a grant and brings what this process knows of it up
+/// Reads the credential of this provider and brings what this process knows of it up
 /// to date.
 pub(crate) async fn read_credential(
     core: &Core,
     grant: &Grant,
+    provider: &str,
 ) -> Result<(Arc<Cell>, Arc<Snapshot>), RefreshError> {
-    let id = grant.credential_id;
+    let id = grant.credential(provider).ok_or(RefreshErrorKind::Sealed)?;
     let row = core
         .store
         .credential(id)
         .await
         .and_then(|row| row.ok_or_else(|| StoreErrorKind::Corrupt.into()))
         .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?;
-    if row.provider != grant.provider || row.subject != grant.subject {
+    if row.provider != provider || row.subject != grant.subject {
         tracing::error!(
             grant = %grant.id,
             credential = %id,
@@ -195,7 +250,7 @@ pub(crate) async fn read_credential(
         return Err(RefreshErrorKind::Sealed.into());
     }
     let (snapshot, _spendable) = credential::open(core, &row)?;
-    Ok(core.cache.credential(id, snapshot))
+    Ok(core.cache.credential(id, provider, snapshot))
 }
 
 /// Notes that the client holds its newest pair, so that the predecessor of the

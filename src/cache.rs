@@ -44,17 +44,18 @@ impl GrantCache {
         }
     }
 
-    /// The grant, if it was read within `staleness` and the token of this
-    /// digest was verified against it.
+    /// The grant and the scope of the token of this digest, if the former was
+    /// read within `staleness` and the latter was verified against it.
     pub(crate) fn verified(
         &self,
         id: GrantId,
         digest: &[u8; 32],
         now: SystemTime,
         staleness: Duration,
-    ) -> Option<Arc<Entry>> {
-        self.current(id, now, staleness)
-            .filter(|entry| entry.has_verified(digest, now))
+    ) -> Option<(Arc<Entry>, Option<Arc<str>>)> {
+        let entry = self.current(id, now, staleness)?;
+        let narrowed = entry.verified(digest, now)?.narrowed.clone();
+        Some((entry, narrowed))
     }
 
     /// The grant, if it was read within `staleness` and has not ended here
@@ -89,7 +90,7 @@ impl GrantCache {
         let known = self.grants.get(&id);
         let mut verified: Vec<Verified> = known
             .iter()
-            .flat_map(|entry| entry.verified.iter().copied())
+            .flat_map(|entry| entry.verified.iter().cloned())
             .filter(|known| {
                 known.digest != token.digest
                     && now < known.until
@@ -100,9 +101,19 @@ impl GrantCache {
         let surplus = verified.len().saturating_sub(VERIFIED_TOKENS - 1);
         verified.drain(..surplus);
         verified.push(token);
+        // What other routes use of it, as far as it is still the grant's.
+        let mut cells: Vec<_> = known
+            .iter()
+            .flat_map(|entry| entry.cells.iter().map(Arc::clone))
+            .filter(|known| {
+                known.provider != cell.provider
+                    && grant.credential(&known.provider) == Some(known.id)
+            })
+            .collect();
+        cells.push(cell);
         let entry = Arc::new(Entry {
             grant,
-            cell,
+            cells: cells.into(),
             verified: verified.into(),
             read_at: now,
         });
@@ -126,6 +137,7 @@ impl GrantCache {
     pub(crate) fn credential(
         &self,
         id: CredentialId,
+        provider: &str,
         snapshot: Snapshot,
     ) -> (Arc<Cell>, Arc<Snapshot>) {
         let pinned = lock(&self.pinned).get(&id).cloned();
@@ -133,7 +145,7 @@ impl GrantCache {
             let snapshot = cell.adopt(snapshot);
             return (cell, snapshot);
         }
-        let new = Arc::new(Cell::new(id, snapshot));
+        let new = Arc::new(Cell::new(id, provider, snapshot));
         let Ok(cell) = self
             .cells
             .get_or_insert_with(&id, || Ok::<_, Infallible>(Arc::clone(&new)));
@@ -175,7 +187,8 @@ impl Drop for Pin {
 /// A grant as it was read, and which of its access tokens were verified.
 pub(crate) struct Entry {
     pub(crate) grant: Grant,
-    pub(crate) cell: Arc<Cell>,
+    /// Those of its credentials that were asked for here.
+    cells: Box<[Arc<Cell>]>,
     verified: Box<[Verified]>,
     read_at: SystemTime,
 }
@@ -187,10 +200,15 @@ impl Entry {
             .is_ok_and(|age| age < staleness)
     }
 
-    fn has_verified(&self, digest: &[u8; 32], now: SystemTime) -> bool {
-        self.verified.iter().any(|token| {
+    fn verified(&self, digest: &[u8; 32], now: SystemTime) -> Option<&Verified> {
+        self.verified.iter().find(|token| {
             verify_slices_are_equal(&token.digest, digest).is_ok() && now < token.until
         })
+    }
+
+    /// The credential of this provider, if it was asked for here.
+    pub(crate) fn cell(&self, provider: &str) -> Option<&Arc<Cell>> {
+        self.cells.iter().find(|cell| *cell.provider == *provider)
     }
 }
 
@@ -198,19 +216,21 @@ impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
             .field("grant", &self.grant.id)
-            .field("cell", &self.cell)
+            .field("cells", &self.cells)
             .finish_non_exhaustive()
     }
 }
 
 /// An access token that was verified, by its SHA-256.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Verified {
     pub(crate) digest: [u8; 32],
     /// Its expiry and the leeway.
     pub(crate) until: SystemTime,
     /// How the row would name it, were it revoked.
     pub(crate) revocation_entry: [u8; 24],
+    /// Its scope, if it is less than the grant's.
+    pub(crate) narrowed: Option<Arc<str>>,
 }
 
 /// Per grant: its clients refresh now and then, with requests under way.

@@ -32,6 +32,7 @@ use crate::store::Credential;
 /// be stored yet is newer than what the store says.
 pub(crate) struct Cell {
     pub(crate) id: CredentialId,
+    pub(crate) provider: Box<str>,
     current: RwLock<Arc<Snapshot>>,
     /// One more than the generation that an upstream refused in a replay; 0 if
     /// none.
@@ -47,9 +48,10 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    pub(crate) fn new(id: CredentialId, snapshot: Snapshot) -> Self {
+    pub(crate) fn new(id: CredentialId, provider: &str, snapshot: Snapshot) -> Self {
         Self {
             id,
+            provider: provider.into(),
             current: RwLock::new(Arc::new(snapshot)),
             refused: AtomicU64::new(0),
             ended: AtomicU64::new(0),

@@ -137,7 +137,7 @@ where
         if is_expired && !sent.snapshot.is_unexpired(now) {
             return true;
         }
-        sent.entry.cell.note(sent.snapshot.generation, is_expired);
+        sent.cell.note(sent.snapshot.generation, is_expired);
         false
     }
 

@@ -26,10 +26,8 @@ use crate::authenticate;
 use crate::authenticate::Authenticated;
 use crate::authenticate::Pending;
 use crate::credential::Snapshot;
-use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
 use crate::exchange::Exchange;
-use crate::refresh;
 use crate::refresh::Want;
 use crate::rejection::Rejection;
 use crate::replay::ReplayBody;
@@ -65,7 +63,7 @@ pin_project! {
         Call { #[pin] future: F, authenticated: Option<Authenticated> },
         // The upstream refused the credential.
         Refresh {
-            future: BoxFuture<'static, Result<Arc<Snapshot>, RefreshError>>,
+            future: BoxFuture<'static, Result<Arc<Snapshot>, Rejection>>,
             authenticated: Option<Authenticated>,
             refused: Option<Res>,
         },
@@ -180,8 +178,8 @@ where
                             refresh_after(exchange, authenticated, response)
                         }
                         sent => {
-                            if let Some(Authenticated { entry, snapshot }) = sent {
-                                entry.cell.note(snapshot.generation, false);
+                            if let Some(Authenticated { cell, snapshot, .. }) = sent {
+                                cell.note(snapshot.generation, false);
                             }
                             return this.state.end(exchange.finish(response));
                         }
@@ -195,20 +193,17 @@ where
                     let refreshed = ready!(future.as_mut().poll(context));
                     let exchange = present(this.exchange);
                     match (refreshed, authenticated.take(), refused.take()) {
-                        (Ok(snapshot), Some(refused), _) => {
-                            let authenticated = Authenticated {
-                                snapshot,
-                                entry: refused.entry,
-                            };
+                        (Ok(snapshot), Some(mut authenticated), _) => {
+                            authenticated.snapshot = snapshot;
                             replay(exchange, authenticated)
                         }
                         // Nothing better is to be had: the upstream's word stands.
-                        (Err(error), _, Some(response))
+                        (Err(Rejection::Refresh(error)), _, Some(response))
                             if error.kind() == RefreshErrorKind::NotRefreshable =>
                         {
                             return this.state.end(exchange.finish(response));
                         }
-                        (Err(error), _, _) => reject(exchange, error.into()),
+                        (Err(rejection), _, _) => reject(exchange, rejection),
                         (Ok(_), None, _) => State::Done,
                     }
                 }
@@ -294,12 +289,10 @@ where
     S: Service<Request<ReplayBody<B>>, Response = Response<ResBody>>,
 {
     let core = Arc::clone(&exchange.layer.core);
-    let entry = Arc::clone(&authenticated.entry);
+    let sent = authenticated.clone();
     let want = Want::NewerThan(authenticated.snapshot.generation);
     State::Refresh {
-        future: Box::pin(async move {
-            refresh::refreshed(&core, &entry.cell, &entry.grant.provider, want).await
-        }),
+        future: Box::pin(async move { authenticate::refreshed(&core, &sent, want).await }),
         authenticated: Some(authenticated),
         refused: Some(response),
     }
@@ -315,8 +308,7 @@ where
 {
     match exchange.replay(&authenticated) {
         Ok(Some(request)) => {
-            let provider = &authenticated.entry.grant.provider;
-            telemetry::count(provider, telemetry::Outcome::Replayed);
+            telemetry::count(&authenticated.cell.provider, telemetry::Outcome::Replayed);
             State::Ready {
                 request: Some(request),
                 authenticated: Some(authenticated),

@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use crate::authenticate;
 use crate::authenticate::Authenticated;
-use crate::cache::Entry;
-use crate::credential::Snapshot;
 use crate::error::RefreshError;
 use crate::id::GrantId;
 use crate::refresh;
@@ -50,8 +48,7 @@ use crate::state::Core;
 #[derive(Clone)]
 pub struct GrantContext {
     core: Arc<Core>,
-    entry: Arc<Entry>,
-    snapshot: Arc<Snapshot>,
+    authenticated: Authenticated,
     is_reported: bool,
 }
 
@@ -59,41 +56,43 @@ impl GrantContext {
     pub(crate) fn new(core: &Arc<Core>, authenticated: &Authenticated) -> Self {
         Self {
             core: Arc::clone(core),
-            entry: Arc::clone(&authenticated.entry),
-            snapshot: Arc::clone(&authenticated.snapshot),
+            authenticated: authenticated.clone(),
             is_reported: false,
         }
     }
 
     /// The grant: the same for all its tokens, before and after any refresh.
     pub fn id(&self) -> GrantId {
-        self.entry.grant.id
+        self.authenticated.entry.grant.id
     }
 
     /// The user.
     pub fn subject(&self) -> &str {
-        &self.entry.grant.subject
+        &self.authenticated.entry.grant.subject
     }
 
     /// The client that the grant was issued to, if to one.
     pub fn client_id(&self) -> Option<&str> {
-        self.entry.grant.client_id.as_deref()
+        self.authenticated.entry.grant.client_id.as_deref()
     }
 
-    /// The granted scope, space-separated.
+    /// The scope of the access token, space-separated.
     pub fn scope(&self) -> Option<&str> {
-        self.entry.grant.scope.as_deref()
+        let Authenticated {
+            entry, narrowed, ..
+        } = &self.authenticated;
+        narrowed.as_deref().or(entry.grant.scope.as_deref())
     }
 
     /// How often the credential of this request had been refreshed.
     pub fn credential_generation(&self) -> u64 {
-        self.snapshot.generation
+        self.authenticated.snapshot.generation
     }
 
     /// The credential of this request, for a handler that calls the upstream
     /// itself. It does not change: [`fresh`](Self::fresh) has the present one.
     pub fn access_token(&self) -> &UpstreamAccessToken {
-        &self.snapshot.access_token
+        &self.authenticated.snapshot.access_token
     }
 
     /// Says that the upstream refused [`access_token`](Self::access_token), and
@@ -101,9 +100,8 @@ impl GrantContext {
     /// happens if it has been refreshed since.
     pub fn report_expired(&mut self) {
         self.is_reported = true;
-        let generation = self.snapshot.generation;
-        let provider = &self.entry.grant.provider;
-        refresh::forced(&self.core, &self.entry.cell, provider, generation);
+        let Authenticated { cell, snapshot, .. } = &self.authenticated;
+        refresh::forced(&self.core, cell, snapshot.generation);
     }
 
     /// The same grant with a credential that is good now: the present one, or
@@ -118,20 +116,16 @@ impl GrantContext {
     /// has ended.
     pub async fn fresh(&self) -> Result<Self, RefreshError> {
         authenticate::still_granted(&self.core, self.id()).await?;
-        let cell = &self.entry.cell;
         let want = if self.is_reported {
-            Want::NewerThan(self.snapshot.generation)
+            Want::NewerThan(self.authenticated.snapshot.generation)
         } else {
             Want::Usable
         };
-        let provider = &self.entry.grant.provider;
-        let snapshot = refresh::refreshed(&self.core, cell, provider, want).await?;
-
-        Ok(Self {
-            snapshot,
-            is_reported: false,
-            ..self.clone()
-        })
+        let mut fresh = self.clone();
+        fresh.is_reported = false;
+        fresh.authenticated.snapshot =
+            refresh::refreshed(&self.core, &self.authenticated.cell, want).await?;
+        Ok(fresh)
     }
 }
 

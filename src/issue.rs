@@ -1,172 +1,32 @@
-//! Issuing: a login that the gateway completed becomes a grant.
+//! Issuing: a login that the gateway completed becomes a grant, at once or when
+//! its client redeems a code.
 
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use crate::credential;
-use crate::credential::Secrets;
-use crate::id::CredentialId;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::id::GrantId;
-use crate::provider::Expiry;
+use crate::login::Login;
+use crate::login::Upstream;
+use crate::login::check_texts;
 use crate::regrant::Regrant;
-use crate::resource;
 use crate::seal::random_bytes;
+use crate::secret::AuthorizationCode;
 use crate::secret::GatewayAccessToken;
 use crate::secret::GatewayRefreshToken;
-use crate::secret::UpstreamAccessToken;
-use crate::secret::UpstreamRefreshToken;
-use crate::store::Credential;
+use crate::state::Core;
+use crate::store::Code;
 use crate::store::Grant;
-use crate::store::Replacement;
+use crate::store::HeldCredential;
+use crate::store::REVOKED;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 use crate::token;
-
-/// A login: what the provider gave us, and for whom.
-///
-/// ```
-/// use std::time::Duration;
-/// use regrant::Login;
-/// use regrant::provider::Expiry;
-/// use regrant::secret::{UpstreamAccessToken, UpstreamRefreshToken};
-///
-/// let login = Login::new("linear", "user-1", UpstreamAccessToken::new("at"))
-///     .refresh_token(UpstreamRefreshToken::new("rt"))
-///     .expiry(Expiry::After(Duration::from_secs(3600)))
-///     .client_id("claude");
-/// # let _login = login;
-/// ```
-#[derive(Clone, Debug)]
-#[must_use = "a login does nothing until it is issued"]
-pub struct Login {
-    provider: String,
-    subject: String,
-    access_token: UpstreamAccessToken,
-    refresh_token: Option<UpstreamRefreshToken>,
-    expiry: Expiry,
-    tenant: Option<String>,
-    client_id: Option<String>,
-    scope: Option<String>,
-    resource: Option<String>,
-}
-
-impl Login {
-    /// A login of `subject` at `provider`, which gave `access_token`.
-    pub fn new(
-        provider: impl Into<String>,
-        subject: impl Into<String>,
-        access_token: UpstreamAccessToken,
-    ) -> Self {
-        Self {
-            provider: provider.into(),
-            subject: subject.into(),
-            access_token,
-            refresh_token: None,
-            expiry: Expiry::Unknown,
-            tenant: None,
-            client_id: None,
-            scope: None,
-            resource: None,
-        }
-    }
-
-    /// The upstream refresh token. The default is none: the login then ends
-    /// when the access token expires.
-    pub fn refresh_token(mut self, token: UpstreamRefreshToken) -> Self {
-        self.refresh_token = Some(token);
-        self
-    }
-
-    /// When the upstream access token expires. The default is
-    /// [`Expiry::Unknown`].
-    pub fn expiry(mut self, expiry: Expiry) -> Self {
-        self.expiry = expiry;
-        self
-    }
-
-    /// The user's tenant at the provider, where each has a host of its own. The
-    /// default is none.
-    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
-        self.tenant = Some(tenant.into());
-        self
-    }
-
-    /// The client that may use the grant. The default is any.
-    pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
-        self.client_id = Some(client_id.into());
-        self
-    }
-
-    /// The scope, space-separated (RFC 6749 §3.3). The default is none.
-    pub fn scope(mut self, scope: impl Into<String>) -> Self {
-        self.scope = Some(scope.into());
-        self
-    }
-
-    /// The URL of the one resource that the grant is good for (RFC 8707). The
-    /// default is every resource of this gateway.
-    pub fn resource(mut self, resource: impl Into<String>) -> Self {
-        self.resource = Some(resource.into());
-        self
-    }
-
-    /// The first text that a database would refuse or that must not be empty.
-    fn check(&self) -> Result<(), IssueError> {
-        let access_token = Some(self.access_token.expose());
-        for (name, text) in [
-            ("provider", Some(self.provider.as_str())),
-            ("subject", Some(self.subject.as_str())),
-            ("access token", access_token),
-            (
-                "refresh token",
-                self.refresh_token
-                    .as_ref()
-                    .map(UpstreamRefreshToken::expose),
-            ),
-            ("tenant", self.tenant.as_deref()),
-            ("client id", self.client_id.as_deref()),
-            ("scope", self.scope.as_deref()),
-            ("resource", self.resource.as_deref()),
-        ] {
-            if text.is_some_and(|text| text.is_empty() || text.contains('\0')) {
-                return Err(IssueError::Invalid {
-                    what: name,
-                    reason: "must neither be empty nor contain NUL",
-                });
-            }
-        }
-        if let Some(resource) = &self.resource
-            && !resource::is_absolute(resource)
-        {
-            return Err(IssueError::Invalid {
-                what: "resource",
-                reason: "must be an absolute http or https URL (RFC 8707 §2)",
-            });
-        }
-        let is_scope = |byte: u8| matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
-        if !self.scope.iter().all(|scope| scope.bytes().all(is_scope)) {
-            return Err(IssueError::Invalid {
-                what: "scope",
-                reason: "must be printable ASCII without quotes (RFC 6749 §3.3)",
-            });
-        }
-        // It goes into a header: better refused now than on every request.
-        if !self
-            .access_token
-            .expose()
-            .bytes()
-            .all(|b| b.is_ascii_graphic())
-        {
-            return Err(IssueError::Invalid {
-                what: "access token",
-                reason: "must be printable ASCII without spaces (RFC 6750 §2.1)",
-            });
-        }
-        Ok(())
-    }
-}
+use crate::token::IssuedPair;
 
 /// A grant that was issued, with the pair that the client gets.
 #[derive(Clone, Debug)]
@@ -184,6 +44,62 @@ pub struct Issued {
     pub refresh_expires_in: Duration,
 }
 
+/// What a client's authorization request said that its redemption must match
+/// (RFC 6749 §4.1.1, RFC 7636 §4.3).
+///
+/// ```
+/// use regrant::CodeRequest;
+///
+/// let request = CodeRequest::new("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM")
+///     .redirect_uri("http://127.0.0.1:8976/callback");
+/// # let _request = request;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a code request does nothing until a code is issued for it"]
+pub struct CodeRequest {
+    challenge: String,
+    redirect_uri: Option<String>,
+}
+
+impl CodeRequest {
+    /// With its `code_challenge`, whose `code_challenge_method` must have been
+    /// `S256`: refuse every other one.
+    pub fn new(code_challenge: impl Into<String>) -> Self {
+        Self {
+            challenge: code_challenge.into(),
+            redirect_uri: None,
+        }
+    }
+
+    /// Its `redirect_uri`, if it had one: the client must then repeat it.
+    pub fn redirect_uri(mut self, uri: impl Into<String>) -> Self {
+        self.redirect_uri = Some(uri.into());
+        self
+    }
+
+    fn challenge(&self) -> Result<[u8; 32], IssueError> {
+        let decoded = URL_SAFE_NO_PAD.decode(&self.challenge).ok();
+        decoded
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or(IssueError::Invalid {
+                what: "code challenge",
+                reason: "must be the base64url of a SHA-256 (RFC 7636 §4.2)",
+            })
+    }
+}
+
+/// A code that waits to be redeemed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct IssuedCode {
+    /// The grant that it will become.
+    pub grant_id: GrantId,
+    /// What the redirect to the client carries as `code`.
+    pub code: AuthorizationCode,
+    /// How long it can be redeemed.
+    pub expires_in: Duration,
+}
+
 impl Regrant {
     /// Stores a login as a grant and gives out its first pair of tokens.
     ///
@@ -197,146 +113,219 @@ impl Regrant {
     /// If a text of the login cannot be stored, or the store cannot be reached;
     /// nothing can be done with a half-stored login.
     pub async fn issue(&self, login: Login) -> Result<Issued, IssueError> {
-        login.check()?;
         let core = &self.core;
-        if !core.has_provider(&login.provider) {
-            return Err(IssueError::Invalid {
-                what: "provider",
-                reason: "was not added to this gateway",
-            });
-        }
-        let crypto = |_error| IssueError::Crypto;
+        check(core, &login)?;
+        let id = GrantId::random().map_err(|_error| IssueError::Crypto)?;
+        let confidential = match &login.client_id {
+            Some(client_id) => core.is_confidential(client_id).await?,
+            None => false,
+        };
         let now = core.clock.now();
-        let grant_id = GrantId::random().map_err(crypto)?;
-        let salt = random_bytes().map_err(crypto)?;
-        let access_expires_at = core.lifetimes.access_deadline(now, now);
-        let key = core
-            .keyring
-            .sealing()
-            .map_err(|_error| IssueError::Crypto)?;
-        let pair = token::issue_first(key, grant_id, &salt, access_expires_at)
-            .map_err(|_error| IssueError::Crypto)?;
-
         // The credential first: a grant never refers to what is not there.
-        let credential_id = self.link(&login, now).await?;
+        let holder = Holder {
+            id,
+            credentials: self.link_all(&login, now).await?,
+            subject: login.subject.clone(),
+            client_id: login.client_id.clone(),
+            confidential,
+            scope: login.scope.clone(),
+            resource: login.resource.clone(),
+        };
+        let new = NewGrant::of(core, holder, now)?;
+        core.store.insert_grant(new.grant.clone()).await?;
+        self.hold(&login, now).await?;
+        tracing::info!(grant = %id, "grant issued");
+
+        Ok(new.into_issued(core, now))
+    }
+
+    /// Deposits a login for the client that asked for it, and gives out the
+    /// authorization code that the redirect takes there (RFC 6749 §4.1.2). The
+    /// token endpoint redeems it, once.
+    ///
+    /// The login must name its client.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue); also if the code challenge is not one of
+    /// `S256`.
+    pub async fn issue_code(
+        &self,
+        login: Login,
+        request: CodeRequest,
+    ) -> Result<IssuedCode, IssueError> {
+        let core = &self.core;
+        check(core, &login)?;
+        check_texts(&[("redirect URI", request.redirect_uri.as_deref())])?;
+        let challenge = request.challenge()?;
+        let client_id = login.client_id.clone().ok_or(IssueError::Invalid {
+            what: "client id",
+            reason: "must be named: a code is for one client",
+        })?;
+        let now = core.clock.now();
+        let id = GrantId::random().map_err(|_error| IssueError::Crypto)?;
+        let key = core.sealing_key().map_err(|_error| IssueError::Crypto)?;
+        let (issued, hash) =
+            token::issue_code(key, &core.prefixes, id).map_err(|_error| IssueError::Crypto)?;
+
+        // The credential is sealed now, not when the code is redeemed: only so
+        // is redeeming one statement, and only so does a second redemption
+        // never store it anew.
+        let credentials = self.link_all(&login, now).await?;
         core.store
-            .insert_grant(Grant {
-                id: grant_id,
-                credential_id,
-                provider: login.provider,
-                subject: login.subject,
-                client_id: login.client_id,
-                scope: login.scope,
-                resource: login.resource,
-                salt,
-                key_id: key.id().to_owned(),
-                generation: 0,
-                refresh_hash: pair.refresh_hash,
-                previous_hash: None,
-                rotated_at: None,
-                access_expires_at,
-                replays: 0,
-                acknowledged: false,
-                created_at: now,
-                last_used_at: now,
-                revoked_access: Vec::new(),
-                revoked: None,
+            .insert_code(Code {
+                id,
+                hash,
+                challenge,
+                client_id,
+                redirect_uri: request.redirect_uri,
+                subject: login.subject.clone(),
+                scope: login.scope.clone(),
+                resource: login.resource.clone(),
+                credentials,
+                expires_at: now + core.lifetimes.code,
             })
             .await?;
-        tracing::info!(grant = %grant_id, "grant issued");
+        self.hold(&login, now).await?;
+        tracing::info!(grant = %id, "authorization code issued");
 
-        Ok(Issued {
-            grant_id,
-            access_token: pair.access,
-            refresh_token: pair.refresh,
-            expires_in: remaining(access_expires_at, now),
-            refresh_expires_in: remaining(core.lifetimes.refresh_deadline(now, now), now),
+        Ok(IssuedCode {
+            grant_id: id,
+            code: issued,
+            expires_in: core.lifetimes.code,
         })
     }
-}
 
-impl Regrant {
-    /// Stores the credential of a login: a new one, or in place of the one that
-    /// the same login gave before. All grants of the subject then use it, and
-    /// what the provider had ended lives again.
-    async fn link(&self, login: &Login, now: SystemTime) -> Result<CredentialId, IssueError> {
+    /// Adds what a further provider gave to a grant, or replaces what the same
+    /// provider gave before: routes of that provider are then open to the
+    /// grant, here at once, on other replicas within the staleness bound.
+    /// `false` if the grant has been revoked or is unknown.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue).
+    pub async fn attach(&self, id: GrantId, upstream: Upstream) -> Result<bool, IssueError> {
         let core = &self.core;
-        let id = login.credential_id();
-        let secrets = Secrets {
-            access_token: login.access_token.clone(),
-            refresh_token: login.refresh_token.clone(),
-            tenant: login.tenant.clone(),
+        upstream.check()?;
+        known(core, &upstream)?;
+        let Some(grant) = core.store.grant(id).await? else {
+            return Ok(false);
         };
-        let seal = |secrets: &Secrets, generation| {
-            secrets
-                .seal(&core.keyring, id, &login.provider, generation)
-                .map_err(|_error| IssueError::Crypto)
+        let now = core.clock.now();
+        let credential = HeldCredential {
+            id: self.link_one(&grant.subject, &upstream, false, now).await?,
+            provider: upstream.provider,
         };
-        let mut row = Credential {
-            id,
-            provider: login.provider.clone(),
-            subject: login.subject.clone(),
-            generation: 0,
-            sealed: Vec::new(),
-            expires_at: login.expiry.of_login(&login.access_token, now),
-            refreshed_at: now,
-            not_before: None,
-            forced_at: None,
-            fence: 0,
-            unsettled: 0,
-            failures: 0,
-            terminal: None,
-        };
-        for _ in 0..LINK_TRIES {
-            let Some(known) = core.store.credential(id).await? else {
-                (row.generation, row.sealed) = (0, seal(&secrets, 0)?);
-                match core.store.insert_credential(row.clone()).await {
-                    Err(error) if error.kind() != StoreErrorKind::Conflict => {
-                        return Err(error.into());
-                    }
-                    // Read again: where an answer was lost, the row may be
-                    // somebody else's.
-                    Ok(()) | Err(_) => continue,
-                }
-            };
-            let is_ours = known.sealed == row.sealed;
-            let (snapshot, spendable) = credential::open(core, &known)
-                .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
-            // Some providers give a refresh token at the first login only. One
-            // that works is not thrown away for none, nor taken out of the
-            // hands of somebody who is just spending it.
-            let is_better =
-                login.refresh_token.is_none() && spendable.is_some() && !snapshot.terminal;
-            if is_ours || is_better {
-                core.cache.credential(id, snapshot);
-                return Ok(id);
+        let attached = core.store.attach(id, credential).await;
+        core.cache.forget(id);
+        Ok(attached?)
+    }
+
+    /// Looks again: somebody may have revoked, between linking and now, what
+    /// nobody held yet. From now on it is held.
+    async fn hold(&self, login: &Login, now: SystemTime) -> Result<(), IssueError> {
+        for upstream in login.upstreams() {
+            let id = upstream.credential_id(&login.subject);
+            let row = self.core.store.credential(id).await?;
+            if row.is_some_and(|row| row.terminal.as_deref() == Some(REVOKED)) {
+                self.link_one(&login.subject, upstream, false, now).await?;
             }
-            row.generation = known.generation + 1;
-            row.sealed = seal(&secrets, row.generation)?;
-            let tokens = Replacement {
-                sealed: row.sealed.clone(),
-                expires_at: row.expires_at,
-                refreshed_at: row.refreshed_at,
-            };
-            // Whoever won, the next look tells.
-            core.store.replace(id, known.generation, tokens).await?;
         }
-        Err(StoreError::from(StoreErrorKind::Unavailable).into())
+        Ok(())
+    }
+
+    async fn link_all(
+        &self,
+        login: &Login,
+        now: SystemTime,
+    ) -> Result<Vec<HeldCredential>, IssueError> {
+        let mut credentials = Vec::new();
+        for upstream in login.upstreams() {
+            credentials.push(HeldCredential {
+                provider: upstream.provider.clone(),
+                id: self.link_one(&login.subject, upstream, false, now).await?,
+            });
+        }
+        Ok(credentials)
     }
 }
 
-impl Login {
-    /// One login of one subject at one provider, for the same scopes, is one
-    /// credential, however many clients of the subject use it: some providers
-    /// keep only the last few (GitHub ten), and each one that is spent
-    /// separately is one more that can be lost.
-    fn credential_id(&self) -> CredentialId {
-        let mut scope: Vec<_> = self.scope.iter().flat_map(|s| s.split(' ')).collect();
-        scope.sort_unstable();
-        scope.dedup();
-        let scope = scope.join(" ");
-        let tenant = self.tenant.as_deref().unwrap_or_default();
-        CredentialId::of(&[&self.provider, &self.subject, tenant, scope.trim()])
+fn check(core: &Core, login: &Login) -> Result<(), IssueError> {
+    login.check()?;
+    login
+        .upstreams()
+        .try_for_each(|upstream| known(core, upstream))
+}
+
+pub(crate) fn known(core: &Core, upstream: &Upstream) -> Result<(), IssueError> {
+    if core.has_provider(&upstream.provider) {
+        return Ok(());
+    }
+    Err(IssueError::Invalid {
+        what: "provider",
+        reason: "was not added to this gateway",
+    })
+}
+
+/// Whom a new grant is for, and what it may be used for.
+pub(crate) struct Holder {
+    pub(crate) id: GrantId,
+    pub(crate) credentials: Vec<HeldCredential>,
+    pub(crate) subject: String,
+    pub(crate) client_id: Option<String>,
+    pub(crate) confidential: bool,
+    pub(crate) scope: Option<String>,
+    pub(crate) resource: Option<String>,
+}
+
+/// A grant as it will be stored, with its first pair.
+pub(crate) struct NewGrant {
+    pub(crate) grant: Grant,
+    pub(crate) pair: IssuedPair,
+}
+
+impl NewGrant {
+    pub(crate) fn of(core: &Core, holder: Holder, now: SystemTime) -> Result<Self, IssueError> {
+        let salt = random_bytes().map_err(|_error| IssueError::Crypto)?;
+        let access_expires_at = core.lifetimes.access_deadline(now, now);
+        let key = core.sealing_key().map_err(|_error| IssueError::Crypto)?;
+        let pair = token::issue_first(key, &core.prefixes, holder.id, &salt, access_expires_at)
+            .map_err(|_error| IssueError::Crypto)?;
+
+        let grant = Grant {
+            id: holder.id,
+            credentials: holder.credentials,
+            subject: holder.subject,
+            client_id: holder.client_id,
+            confidential: holder.confidential,
+            scope: holder.scope,
+            resource: holder.resource,
+            salt,
+            key_id: key.id().to_owned(),
+            generation: 0,
+            refresh_hash: pair.refresh_hash,
+            previous_hash: None,
+            rotated_at: None,
+            access_expires_at,
+            replays: 0,
+            acknowledged: false,
+            created_at: now,
+            last_used_at: now,
+            revoked_access: Vec::new(),
+            revoked: None,
+            upstream_due: None,
+        };
+        Ok(Self { grant, pair })
+    }
+
+    fn into_issued(self, core: &Core, now: SystemTime) -> Issued {
+        Issued {
+            grant_id: self.grant.id,
+            access_token: self.pair.access,
+            refresh_token: self.pair.refresh,
+            expires_in: remaining(self.grant.access_expires_at, now),
+            refresh_expires_in: remaining(core.lifetimes.refresh_deadline(now, now), now),
+        }
     }
 }
 
@@ -388,6 +377,3 @@ impl Error for IssueError {
         }
     }
 }
-
-/// Two are enough but for a refresh that is stored in between.
-const LINK_TRIES: usize = 8;

@@ -35,8 +35,11 @@ pub mod provider;
 pub mod seal;
 pub mod store;
 
+mod client;
 pub mod endpoint;
 mod issue;
+mod link;
+mod login;
 mod regrant;
 mod state;
 
@@ -50,14 +53,18 @@ mod sync;
 mod telemetry;
 mod token;
 
+pub use self::client::Client;
 pub use self::endpoint::Endpoints;
 pub use self::grant::GrantContext;
 pub use self::id::CredentialId;
 pub use self::id::GrantId;
+pub use self::issue::CodeRequest;
 pub use self::issue::IssueError;
 pub use self::issue::Issued;
-pub use self::issue::Login;
+pub use self::issue::IssuedCode;
 pub use self::layer::RefreshLayer;
+pub use self::login::Login;
+pub use self::login::Upstream;
 pub use self::regrant::Regrant;
 pub use self::regrant::RegrantBuilder;
 pub use self::regrant::StartError;

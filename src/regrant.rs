@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use quick_cache::sync::Cache;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::GrantCache;
@@ -26,10 +27,12 @@ use crate::refresh::Flights;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
 use crate::settings::Timings;
+use crate::settings::TokenPrefixes;
 use crate::state::Core;
 use crate::state::PublicUrl;
 use crate::store::KeyRecord;
 use crate::store::RevocationReason;
+use crate::store::RotationPolicy;
 use crate::store::Store;
 use crate::store::StoreError;
 
@@ -73,6 +76,8 @@ impl Regrant {
             clock: Arc::new(SystemClock),
             lifetimes: Lifetimes::default(),
             timings: Timings::default(),
+            prefixes: TokenPrefixes::default(),
+            rotation: RotationPolicy::default(),
             cached_grants: DEFAULT_CACHED_GRANTS,
             jitter_seed: None,
         }
@@ -138,6 +143,8 @@ pub struct RegrantBuilder {
     clock: Arc<dyn Clock>,
     lifetimes: Lifetimes,
     timings: Timings,
+    prefixes: TokenPrefixes,
+    rotation: RotationPolicy,
     cached_grants: usize,
     jitter_seed: Option<u64>,
 }
@@ -158,6 +165,20 @@ impl RegrantBuilder {
     /// How long refreshing may take. The default is [`Timings::default`].
     pub fn timings(mut self, timings: Timings) -> Self {
         self.timings = timings;
+        self
+    }
+
+    /// What the gateway's tokens begin with. The default is
+    /// [`TokenPrefixes::default`].
+    pub fn token_prefixes(mut self, prefixes: TokenPrefixes) -> Self {
+        self.prefixes = prefixes;
+        self
+    }
+
+    /// What the replays of clients mean that are not registered. The default is
+    /// [`RotationPolicy::Default`].
+    pub fn rotation(mut self, policy: RotationPolicy) -> Self {
+        self.rotation = policy;
         self
     }
 
@@ -189,6 +210,7 @@ impl RegrantBuilder {
     pub async fn start(self) -> Result<Regrant, StartError> {
         self.timings.check().map_err(StartError::Config)?;
         self.lifetimes.check().map_err(StartError::Config)?;
+        self.prefixes.check().map_err(StartError::Config)?;
         let public_url = PublicUrl::parse(&self.public_url).map_err(StartError::Config)?;
         if self.store.is_durable() && self.keyring.is_generated() {
             return Err(StartError::Config(ConfigError::new(
@@ -208,7 +230,10 @@ impl RegrantBuilder {
                 clock: self.clock,
                 lifetimes: self.lifetimes,
                 timings: self.timings,
+                prefixes: self.prefixes,
+                rotation: self.rotation,
                 cache: GrantCache::new(self.cached_grants),
+                clients: Cache::new(CACHED_CLIENTS),
                 flights: Flights::default(),
                 breakers: Breakers::default(),
                 jitter: Jitter::new(self.jitter_seed),
@@ -302,4 +327,5 @@ impl Error for StartError {
     }
 }
 
+const CACHED_CLIENTS: usize = 10_000;
 const DEFAULT_CACHED_GRANTS: usize = 100_000;

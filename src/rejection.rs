@@ -7,6 +7,7 @@
 //! | the provider ended the login | 401 | `invalid_token` |
 //! | the grant lacks a scope | 403 | `insufficient_scope` |
 //! | the grant has no credential of this provider | 403 | without `error` |
+//! | this provider ended the login, others of the grant did not | 403 | without `error` |
 //! | provider or store in trouble, row does not open | 503 + `Retry-After` | – |
 //! | refreshed, but the request cannot be replayed | 503 + `Retry-After: 0` | – |
 //! | replayed, but the credential ran out on the way | 503 + `Retry-After: 0` | – |
@@ -37,6 +38,7 @@ pub(crate) enum Rejection {
     InvalidToken,
     InsufficientScope,
     OtherProvider,
+    ProviderEnded,
     NotReplayable,
     RanOut,
     Refresh(RefreshError),
@@ -71,6 +73,11 @@ impl Rejection {
                 Some(&challenges.no_bearer),
                 "the login does not cover the provider of this resource",
             ),
+            Self::ProviderEnded => (
+                StatusCode::FORBIDDEN,
+                Some(&challenges.no_bearer),
+                "the login at the provider of this resource has ended: please log in there again",
+            ),
             Self::NotReplayable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 None,
@@ -103,9 +110,11 @@ impl Rejection {
             Self::Refresh(error) => error
                 .retry_after()
                 .map_or(DEFAULT_RETRY_AFTER, |wait| wait.as_secs().max(1)),
-            Self::NoBearer | Self::InvalidToken | Self::InsufficientScope | Self::OtherProvider => {
-                DEFAULT_RETRY_AFTER
-            }
+            Self::NoBearer
+            | Self::InvalidToken
+            | Self::InsufficientScope
+            | Self::OtherProvider
+            | Self::ProviderEnded => DEFAULT_RETRY_AFTER,
         };
         let body = json!({
             "jsonrpc": "2.0",

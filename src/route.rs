@@ -65,8 +65,9 @@ impl Route {
     }
 
     /// Whether a grant is good here.
-    pub(crate) fn admits(&self, grant: &Grant) -> Result<(), Rejection> {
-        if grant.provider != *self.provider {
+    /// `narrowed` is the scope of the token, if it is less than the grant's.
+    pub(crate) fn admits(&self, grant: &Grant, narrowed: Option<&str>) -> Result<(), Rejection> {
+        if grant.credential(&self.provider).is_none() {
             return Err(Rejection::OtherProvider);
         }
         if let Some(resource) = &grant.resource
@@ -74,7 +75,8 @@ impl Route {
         {
             return Err(Rejection::InvalidToken);
         }
-        if scope::covers(grant.scope.as_deref().unwrap_or_default(), &self.scope) {
+        let granted = narrowed.or(grant.scope.as_deref()).unwrap_or_default();
+        if scope::covers(granted, &self.scope) {
             Ok(())
         } else {
             Err(Rejection::InsufficientScope)

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use http::Uri;
+use quick_cache::sync::Cache;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::GrantCache;
+use crate::client::KnownClient;
 use crate::clock::Clock;
 use crate::error::ConfigError;
 use crate::error::RefreshError;
@@ -17,10 +19,14 @@ use crate::jitter::Jitter;
 use crate::provider::Provider;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
+use crate::seal::Key;
 use crate::seal::Keyring;
+use crate::seal::SealError;
 use crate::settings::Lifetimes;
 use crate::settings::Timings;
+use crate::settings::TokenPrefixes;
 use crate::store::RevocationReason;
+use crate::store::RotationPolicy;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::sync::lock;
@@ -35,7 +41,12 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) timings: Timings,
+    pub(crate) prefixes: TokenPrefixes,
+    /// Of clients that are not registered.
+    pub(crate) rotation: RotationPolicy,
     pub(crate) cache: GrantCache,
+    /// By `client_id`.
+    pub(crate) clients: Cache<Box<str>, KnownClient>,
     pub(crate) flights: Flights,
     pub(crate) breakers: Breakers,
     pub(crate) jitter: Jitter,
@@ -53,6 +64,11 @@ impl Core {
                 format!("no provider `{name}` was added to this gateway"),
             )
         })
+    }
+
+    /// What new tokens are made with.
+    pub(crate) fn sealing_key(&self) -> Result<&Key, SealError> {
+        self.keyring.sealing()
     }
 
     pub(crate) fn has_provider(&self, name: &str) -> bool {

@@ -4,11 +4,13 @@ use http::HeaderValue;
 use http::Response;
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use http::header::WWW_AUTHENTICATE;
 use serde_json::json;
 
 use super::json;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::issue::IssueError;
 use crate::response::OwnBody;
 use crate::seal::SealError;
 use crate::store::StoreError;
@@ -35,7 +37,16 @@ impl OAuthError {
         Self::new(
             StatusCode::BAD_REQUEST,
             "unsupported_grant_type",
-            "grant_type must be refresh_token",
+            "grant_type must be refresh_token or authorization_code",
+        )
+    }
+
+    /// RFC 6749 §5.2.
+    pub(super) fn invalid_client() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid_client",
+            "client authentication failed",
         )
     }
 
@@ -106,7 +117,29 @@ impl OAuthError {
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        // Required of a 401 (RFC 9110 §15.5.2).
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"oauth\""),
+            );
+        }
         response
+    }
+}
+
+impl From<IssueError> for OAuthError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Store(error) => error.into(),
+            IssueError::Crypto | IssueError::Invalid { .. } => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "an endpoint could not issue a pair"
+                );
+                Self::unavailable("tokens cannot be issued at the moment")
+            }
+        }
     }
 }
 

@@ -19,8 +19,15 @@ use crate::BoxError;
 /// The parameters of a request; empty ones count as absent (RFC 6749 §3.1).
 pub(super) struct Form {
     parameters: BTreeMap<String, Zeroizing<String>>,
-    /// The user name of HTTP Basic, which some public clients send as well.
-    basic_client_id: Option<String>,
+    /// Of HTTP Basic (RFC 6749 §2.3.1).
+    basic: Option<Basic>,
+}
+
+/// A user name and a password, encoded as forms are, as RFC 6749 has it, or
+/// not at all, as some clients do.
+struct Basic {
+    id: String,
+    secrets: Vec<Zeroizing<String>>,
 }
 
 impl Form {
@@ -37,13 +44,20 @@ impl Form {
     ///
     /// If the two disagree.
     pub(super) fn client_id(&self) -> Result<Option<&str>, OAuthError> {
-        match (self.text("client_id"), self.basic_client_id.as_deref()) {
+        let basic = self.basic.as_ref().map(|basic| basic.id.as_str());
+        match (self.text("client_id"), basic) {
             (Some(form), Some(header)) if form != header => Err(OAuthError::invalid_request(
                 "client_id differs between header and body",
             )),
             (Some(id), _) | (None, Some(id)) => Ok(Some(id)),
             (None, None) => Ok(None),
         }
+    }
+
+    /// What the password of the header may have meant; none if there is none.
+    pub(super) fn basic_secrets(&self) -> Vec<&str> {
+        let secrets = self.basic.iter().flat_map(|basic| &basic.secrets);
+        secrets.map(|secret| secret.as_str()).collect()
     }
 }
 
@@ -72,7 +86,7 @@ where
 
     Ok(Form {
         parameters: parse(&bytes)?,
-        basic_client_id: basic_client_id(&head.headers),
+        basic: basic(&head.headers),
     })
 }
 
@@ -141,7 +155,7 @@ fn malformed() -> OAuthError {
     OAuthError::invalid_request("the form is malformed")
 }
 
-fn basic_client_id(headers: &HeaderMap) -> Option<String> {
+fn basic(headers: &HeaderMap) -> Option<Basic> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
 
@@ -151,8 +165,16 @@ fn basic_client_id(headers: &HeaderMap) -> Option<String> {
         return None;
     }
     let pair = Zeroizing::new(STANDARD.decode(encoded.trim()).ok()?);
-    let id = pair.split(|byte| *byte == b':').next()?;
-    decode(id).ok().map(|id| id.to_string())
+    let mut halves = pair.splitn(2, |byte| *byte == b':');
+    let (id, secret) = (halves.next()?, halves.next().unwrap_or_default());
+    let plain = std::str::from_utf8(secret).ok()?;
+    let mut secrets = Vec::new();
+    if !plain.is_empty() {
+        secrets.extend(decode(secret).ok().filter(|decoded| **decoded != *plain));
+        secrets.push(Zeroizing::new(plain.to_owned()));
+    }
+    let id = decode(id).ok()?.to_string();
+    Some(Basic { id, secrets })
 }
 
 const BODY_LIMIT: usize = 8 * 1024;

@@ -11,9 +11,12 @@
 //! is JSON, errors and panics included: some clients take anything else for the
 //! end of a login.
 
+mod client;
+mod code;
 mod error;
 mod form;
 mod metadata;
+mod refresh;
 mod revoke;
 mod token;
 

@@ -1,5 +1,4 @@
-//! The token endpoint: rotation of the gateway's refresh tokens (RFC 6749 §6,
-//! RFC 9700 §4.14.2).
+//! Rotation of the gateway's refresh tokens (RFC 6749 §6, RFC 9700 §4.14.2).
 //!
 //! 1. What we did not issue is refused without the store.
 //! 2. Rotation is one compare-and-swap. Whoever loses reads again and is then a
@@ -7,43 +6,47 @@
 //! 3. A replay of the *immediate* predecessor gets the same successor: inside
 //!    the grace, and for as long as neither half of the successor has been
 //!    seen, because then the answer was lost on its way.
+//!    A client may be registered as strict or sticky instead
+//!    ([`RotationPolicy`]).
 //! 4. An older genuine token, or a predecessor whose time is up, is reuse: the
 //!    whole grant ends.
 //! 5. A grant that the resource path would refuse gets no tokens.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::Response;
-use http::StatusCode;
-use serde_json::json;
 
+use super::client;
 use super::error::OAuthError;
 use super::form::Form;
-use super::json;
-use crate::authenticate::read_credential;
+use super::token::check_resource;
+use super::token::success;
+use crate::authenticate::has_ended;
 use crate::issue::remaining;
-use crate::resource;
 use crate::response::OwnBody;
 use crate::scope;
+use crate::seal::Key;
+use crate::seal::SealError;
 use crate::state::Core;
 use crate::store::Grant;
 use crate::store::RevocationReason;
 use crate::store::Rotation;
+use crate::store::RotationPolicy;
 use crate::token;
+use crate::token::ALL_SCOPES;
 use crate::token::IssuedPair;
 use crate::token::RefreshClaims;
 
-pub(super) async fn token(core: &Arc<Core>, form: Form) -> Result<Response<OwnBody>, OAuthError> {
-    match form.text("grant_type") {
-        Some("refresh_token") => {}
-        Some(_) => return Err(OAuthError::unsupported_grant_type()),
-        None => return Err(OAuthError::invalid_request("grant_type is missing")),
-    }
+pub(super) async fn refresh(
+    core: &Arc<Core>,
+    form: &Form,
+) -> Result<Response<OwnBody>, OAuthError> {
     let presented = form
         .text("refresh_token")
         .ok_or(OAuthError::invalid_request("refresh_token is missing"))?;
-    let Some(presented) = RefreshClaims::verify(presented, &core.keyring) else {
+    let Some(presented) = RefreshClaims::verify(presented, &core.keyring, &core.prefixes) else {
         tracing::debug!(
             token = token::fingerprint(presented),
             "a refresh token that we did not issue"
@@ -51,21 +54,24 @@ pub(super) async fn token(core: &Arc<Core>, form: Form) -> Result<Response<OwnBo
         return Err(unknown());
     };
 
+    let mut tried_at = None;
     for _ in 0..ROTATION_ATTEMPTS {
         let grant = core.store.grant(presented.id).await?.ok_or_else(unknown)?;
-        check(core, &grant, &form)?;
-        let (cell, snapshot) = read_credential(core, &grant).await?;
-        if snapshot.is_dead(core.clock.now()) || cell.has_ended(snapshot.generation) {
+        let policy = check(core, &grant, form).await?;
+        if has_ended(core, &grant).await? {
             return Err(OAuthError::invalid_grant("the upstream login has ended"));
         }
-        match Presented::of(core, &grant, &presented) {
+        let successor = Successor::of(core, &grant, &presented, form);
+        match Presented::of(core, &grant, &presented, policy, tried_at) {
             Presented::Current => {
-                if let Some(response) = rotate(core, &grant, &presented).await? {
+                let now = core.clock.now();
+                if let Some(response) = successor.rotate(now).await? {
                     return Ok(response);
                 }
+                tried_at = Some(now);
             }
             Presented::Predecessor => {
-                if let Some(response) = repeat(core, &grant, &presented).await? {
+                if let Some(response) = successor.repeat(policy).await? {
                     return Ok(response);
                 }
             }
@@ -85,35 +91,32 @@ pub(super) async fn token(core: &Arc<Core>, form: Form) -> Result<Response<OwnBo
     Err(OAuthError::unavailable("too many refreshes at once"))
 }
 
-/// Everything that can be refused, before anything is changed.
-fn check(core: &Core, grant: &Grant, form: &Form) -> Result<(), OAuthError> {
+/// Everything that can be refused, before anything is changed. What a replay
+/// of this client means.
+async fn check(core: &Core, grant: &Grant, form: &Form) -> Result<RotationPolicy, OAuthError> {
     let deadline = core
         .lifetimes
         .refresh_deadline(grant.created_at, grant.last_used_at);
     if grant.revoked.is_some() || deadline <= core.clock.now() {
         return Err(unknown());
     }
-    if let (Some(bound), Some(given)) = (&grant.client_id, form.client_id()?)
-        && bound != given
-    {
-        return Err(unknown());
-    }
-    if let Some(wanted) = form.text("resource") {
-        let is_ours = match &grant.resource {
-            Some(bound) => resource::is_same(wanted, bound),
-            None => resource::is_below(wanted, core.public_url.as_str()),
-        };
-        if !is_ours {
-            return Err(OAuthError::invalid_target());
+    let mut policy = core.rotation;
+    if let Some(bound) = &grant.client_id {
+        if client::claimed(form)?.is_some_and(|given| *bound != *given) {
+            return Err(unknown());
         }
+        let client = core.client(bound).await?;
+        client::authenticate(core, form, client.as_deref(), grant.confidential)?;
+        policy = client.map_or(policy, |client| client.rotation);
     }
+    check_resource(core, form, grant.resource.as_deref())?;
     // A grant without a scope is not limited by one.
     if let (Some(wanted), Some(granted)) = (form.text("scope"), &grant.scope)
         && !scope::covers(granted, wanted)
     {
         return Err(OAuthError::invalid_scope());
     }
-    Ok(())
+    Ok(policy)
 }
 
 /// What a genuine refresh token is to its grant now.
@@ -127,7 +130,15 @@ enum Presented {
 }
 
 impl Presented {
-    fn of(core: &Core, grant: &Grant, presented: &RefreshClaims) -> Self {
+    /// `tried_at` is when we tried to rotate this token ourselves: where the
+    /// answer was lost, the rotation that we find may be ours.
+    fn of(
+        core: &Core,
+        grant: &Grant,
+        presented: &RefreshClaims,
+        policy: RotationPolicy,
+        tried_at: Option<SystemTime>,
+    ) -> Self {
         if presented.generation == grant.generation {
             return if presented.is_hashed_to(&grant.refresh_hash) {
                 Self::Current
@@ -145,7 +156,12 @@ impl Presented {
         let is_in_grace = grant
             .rotated_at
             .is_some_and(|at| core.clock.now() <= at + core.lifetimes.reuse_grace);
-        if is_predecessor && (is_in_grace || !grant.acknowledged) {
+        let is_still_good = match policy {
+            RotationPolicy::Default => is_in_grace || !grant.acknowledged,
+            RotationPolicy::Sticky => true,
+            RotationPolicy::Strict => is_same_time(grant.rotated_at, tried_at),
+        };
+        if is_predecessor && is_still_good {
             Self::Predecessor
         } else {
             Self::Old
@@ -153,100 +169,124 @@ impl Presented {
     }
 }
 
-/// `None` if somebody else was faster.
-async fn rotate(
-    core: &Core,
-    grant: &Grant,
-    presented: &RefreshClaims,
-) -> Result<Option<Response<OwnBody>>, OAuthError> {
-    let now = core.clock.now();
-    let access_expires_at = core.lifetimes.access_deadline(grant.created_at, now);
-    let key = core.keyring.sealing()?;
-    let pair = token::issue_successor(
-        presented,
-        &core.keyring,
-        key,
-        &grant.salt,
-        access_expires_at,
-    )?;
-    let rotated = core
-        .store
-        .rotate(Rotation {
-            id: grant.id,
-            generation: grant.generation,
-            presented_hash: grant.refresh_hash,
-            refresh_hash: pair.refresh_hash,
-            key_id: key.id().to_owned(),
-            at: now,
-            access_expires_at,
-        })
-        .await?;
-    if !rotated {
-        return Ok(None);
-    }
-    tracing::debug!(grant = %grant.id, generation = grant.generation + 1, "rotated");
-    Ok(Some(success(grant, &pair, access_expires_at, now)))
-}
-
-/// The answer that was given before, as far as it is still true. `None` if the
-/// grant moved on meanwhile.
-async fn repeat(
-    core: &Core,
-    grant: &Grant,
-    presented: &RefreshClaims,
-) -> Result<Option<Response<OwnBody>>, OAuthError> {
-    if !core
-        .store
-        .count_replay(grant.id, grant.generation, REPLAY_CAP)
-        .await?
-    {
-        if grant.replays >= REPLAY_CAP {
-            return Err(OAuthError::unavailable(
-                "this refresh token was repeated too often",
-            ));
-        }
-        return Ok(None);
-    }
-    let now = core.clock.now();
-    // When the first answer was lost long ago its access token has expired;
-    // one that works takes its place.
-    let access_expires_at = if remaining(grant.access_expires_at, now).as_secs() > 0 {
-        grant.access_expires_at
-    } else {
-        core.lifetimes.access_deadline(grant.created_at, now)
+/// As far as a store keeps it: microseconds.
+fn is_same_time(one: Option<SystemTime>, other: Option<SystemTime>) -> bool {
+    let microseconds = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        since.map(|since| since.as_micros()).ok()
     };
-    let key = core
-        .keyring
-        .by_id(&grant.key_id)
-        .ok_or_else(|| OAuthError::unavailable("tokens cannot be issued at the moment"))?;
-    let pair = token::issue_successor(
-        presented,
-        &core.keyring,
-        key,
-        &grant.salt,
-        access_expires_at,
-    )?;
-    tracing::debug!(grant = %grant.id, generation = grant.generation, "rotation repeated");
-    Ok(Some(success(grant, &pair, access_expires_at, now)))
+    one.is_some() && one.and_then(microseconds) == other.and_then(microseconds)
 }
 
-/// RFC 6749 §5.1. No member is ever null: some clients take that for an error.
-fn success(
-    grant: &Grant,
-    pair: &IssuedPair,
-    access_expires_at: SystemTime,
-    now: SystemTime,
-) -> Response<OwnBody> {
-    let mut body = json!({
-        "access_token": pair.access.expose(),
-        "token_type": "Bearer",
-        "expires_in": remaining(access_expires_at, now).as_secs(),
-        "refresh_token": pair.refresh.expose(),
-    });
-    if let (Some(scope), Some(members)) = (&grant.scope, body.as_object_mut()) {
-        members.insert("scope".to_owned(), scope.as_str().into());
+/// The pair that follows the token that was presented.
+struct Successor<'a> {
+    core: &'a Core,
+    grant: &'a Grant,
+    presented: &'a RefreshClaims,
+    /// RFC 6749 §6: of this access token, not of the grant.
+    scopes: u64,
+    scope: Option<Cow<'a, str>>,
+}
+
+impl<'a> Successor<'a> {
+    fn of(core: &'a Core, grant: &'a Grant, presented: &'a RefreshClaims, form: &Form) -> Self {
+        let granted = grant.scope.as_deref();
+        let scopes = granted
+            .zip(form.text("scope"))
+            .map_or(ALL_SCOPES, |(granted, wanted)| scope::mask(granted, wanted));
+        let narrowed = granted.and_then(|granted| scope::narrowed(granted, scopes));
+        Self {
+            core,
+            grant,
+            presented,
+            scopes,
+            scope: narrowed.map(Cow::Owned).or(granted.map(Cow::Borrowed)),
+        }
     }
-    json(StatusCode::OK, &body)
+
+    /// `None` if somebody else was faster.
+    async fn rotate(&self, now: SystemTime) -> Result<Option<Response<OwnBody>>, OAuthError> {
+        let Self { core, grant, .. } = self;
+        let access_expires_at = core.lifetimes.access_deadline(grant.created_at, now);
+        let key = core.keyring.sealing()?;
+        let pair = self.pair(key, access_expires_at)?;
+        let rotated = core
+            .store
+            .rotate(Rotation {
+                id: grant.id,
+                generation: grant.generation,
+                presented_hash: grant.refresh_hash,
+                refresh_hash: pair.refresh_hash,
+                key_id: key.id().to_owned(),
+                at: now,
+                access_expires_at,
+            })
+            .await?;
+        if !rotated {
+            return Ok(None);
+        }
+        tracing::debug!(grant = %grant.id, generation = grant.generation + 1, "rotated");
+        Ok(Some(self.success(&pair, access_expires_at, now)))
+    }
+
+    /// The answer that was given before, as far as it is still true. `None` if
+    /// the grant moved on meanwhile.
+    async fn repeat(
+        &self,
+        policy: RotationPolicy,
+    ) -> Result<Option<Response<OwnBody>>, OAuthError> {
+        let Self { core, grant, .. } = self;
+        let now = core.clock.now();
+        let cap = match policy {
+            RotationPolicy::Default | RotationPolicy::Strict => REPLAY_CAP,
+            // It does nothing else for as long as the grant lives.
+            RotationPolicy::Sticky => u32::MAX,
+        };
+        let (id, generation) = (grant.id, grant.generation);
+        if !core.store.count_replay(id, generation, cap, now).await? {
+            if grant.replays >= cap {
+                return Err(OAuthError::unavailable(
+                    "this refresh token was repeated too often",
+                ));
+            }
+            return Ok(None);
+        }
+        // When the first answer was lost long ago its access token has expired;
+        // one that works takes its place.
+        let access_expires_at = if remaining(grant.access_expires_at, now).as_secs() > 0 {
+            grant.access_expires_at
+        } else {
+            core.lifetimes.access_deadline(grant.created_at, now)
+        };
+        let key = core
+            .keyring
+            .by_id(&grant.key_id)
+            .ok_or_else(|| OAuthError::unavailable("tokens cannot be issued at the moment"))?;
+        let pair = self.pair(key, access_expires_at)?;
+        tracing::debug!(grant = %id, generation, "rotation repeated");
+        Ok(Some(self.success(&pair, access_expires_at, now)))
+    }
+
+    fn pair(&self, key: &Key, access_expires_at: SystemTime) -> Result<IssuedPair, SealError> {
+        token::issue_successor(
+            self.presented,
+            &self.core.keyring,
+            key,
+            &self.core.prefixes,
+            &self.grant.salt,
+            access_expires_at,
+            self.scopes,
+        )
+    }
+
+    fn success(
+        &self,
+        pair: &IssuedPair,
+        access_expires_at: SystemTime,
+        now: SystemTime,
+    ) -> Response<OwnBody> {
+        success(pair, access_expires_at, self.scope.as_deref(), now)
+    }
 }
 
 /// One answer for every refresh token that is not good: it tells nobody which

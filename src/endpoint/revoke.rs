@@ -26,9 +26,9 @@ pub(super) async fn revoke(core: &Arc<Core>, form: Form) -> Result<Response<OwnB
         .text("token")
         .ok_or(OAuthError::invalid_request("token is missing"))?;
     // `token_type_hint` is only a hint, and our tokens say what they are.
-    if let Some(claims) = RefreshClaims::verify(token, &core.keyring) {
+    if let Some(claims) = RefreshClaims::verify(token, &core.keyring, &core.prefixes) {
         revoke_grant(core, &form, &claims).await?;
-    } else if let Some(claims) = AccessClaims::verify(token, &core.keyring) {
+    } else if let Some(claims) = AccessClaims::verify(token, &core.keyring, &core.prefixes) {
         revoke_access(core, &form, &claims).await?;
     }
     Ok(json(StatusCode::OK, &json!({})))

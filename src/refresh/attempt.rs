@@ -43,7 +43,6 @@ use crate::telemetry;
 pub(super) struct Attempt {
     pub(super) core: Arc<Core>,
     pub(super) cell: Arc<Cell>,
-    pub(super) provider: Box<str>,
     pub(super) want: Want,
     /// Claims again what it claimed without hearing so; `None` once the token
     /// may have been sent under it.
@@ -51,11 +50,10 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(core: Arc<Core>, cell: Arc<Cell>, provider: &str, want: Want) -> Self {
+    pub(super) fn new(core: Arc<Core>, cell: Arc<Cell>, want: Want) -> Self {
         Self {
             core,
             cell,
-            provider: provider.into(),
             want,
             holder: None,
         }
@@ -64,7 +62,7 @@ impl Attempt {
     #[tracing::instrument(
         name = "refresh",
         skip_all,
-        fields(provider = &*self.provider, credential = %self.cell.id)
+        fields(provider = &*self.cell.provider, credential = %self.cell.id)
     )]
     pub(super) async fn run(mut self) -> Outcome {
         let deadline = Instant::now() + self.core.timings.wait_budget;
@@ -77,7 +75,7 @@ impl Attempt {
                 Err(error) => (None, error),
             };
             if error.kind() == RefreshErrorKind::Store {
-                telemetry::count(&self.provider, telemetry::Outcome::TransientStore);
+                telemetry::count(&self.cell.provider, telemetry::Outcome::TransientStore);
             }
             // Somebody is in trouble, but the old access token still works.
             let (current, now) = (self.cell.current(), self.core.clock.now());
@@ -113,7 +111,7 @@ impl Attempt {
         let current = self.cell.adopt(snapshot);
         let now = self.core.clock.now();
         if current.generation > known && self.want.is_met_by(&current, now) {
-            telemetry::count(&self.provider, telemetry::Outcome::Adopted);
+            telemetry::count(&self.cell.provider, telemetry::Outcome::Adopted);
         }
         if let Some(step) = self.without_asking(&row, &current, spendable.is_some(), now)? {
             return Ok(step);

@@ -89,19 +89,19 @@ impl Want {
 }
 
 /// Starts a refresh if one is due, while the present token is still good.
-pub(crate) fn early(core: &Arc<Core>, cell: &Arc<Cell>, provider: &str) {
+pub(crate) fn early(core: &Arc<Core>, cell: &Arc<Cell>) {
     let now = core.clock.now();
     // A service may be called outside a runtime; its future may not.
     if cell.is_resting(now) || Handle::try_current().is_err() {
         return;
     }
-    let _flight = join(core, cell, provider, Want::Early);
+    let _flight = join(core, cell, Want::Early);
 }
 
 /// Starts a refresh of what the upstream refused; nobody waits for it.
-pub(crate) fn forced(core: &Arc<Core>, cell: &Arc<Cell>, provider: &str, generation: u64) {
+pub(crate) fn forced(core: &Arc<Core>, cell: &Arc<Cell>, generation: u64) {
     if cell.current().generation == generation && Handle::try_current().is_ok() {
-        let _flight = join(core, cell, provider, Want::NewerThan(generation));
+        let _flight = join(core, cell, Want::NewerThan(generation));
     }
 }
 
@@ -111,7 +111,6 @@ pub(crate) fn forced(core: &Arc<Core>, cell: &Arc<Cell>, provider: &str, generat
 pub(crate) async fn refreshed(
     core: &Arc<Core>,
     cell: &Arc<Cell>,
-    provider: &str,
     want: Want,
 ) -> Result<Arc<Snapshot>, RefreshError> {
     // Another request may have done it already, or have had no luck.
@@ -121,7 +120,7 @@ pub(crate) async fn refreshed(
     }
     let waiting = async {
         loop {
-            let flight = join(core, cell, provider, want);
+            let flight = join(core, cell, want);
             let flown = flight.want;
             let outcome = flight.outcome().await;
             let is_met = |snapshot: &Snapshot| want.is_met_by(snapshot, core.clock.now());
@@ -143,9 +142,9 @@ pub(crate) async fn refreshed(
         })
 }
 
-fn join(core: &Arc<Core>, cell: &Arc<Cell>, provider: &str, want: Want) -> Flight {
+fn join(core: &Arc<Core>, cell: &Arc<Cell>, want: Want) -> Flight {
     core.flights.join(cell.id, want, || {
-        let attempt = Attempt::new(Arc::clone(core), Arc::clone(cell), provider, want);
+        let attempt = Attempt::new(Arc::clone(core), Arc::clone(cell), want);
         (&core.tasks, attempt.run())
     })
 }

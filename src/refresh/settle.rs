@@ -173,6 +173,7 @@ impl Settling {
             sealed: self.row.sealed.clone(),
             expires_at: self.row.expires_at,
             refreshed_at: self.row.refreshed_at,
+            linked: false,
         };
         if self.core.store.replace(id, generation, tokens).await? {
             telemetry::count(&self.row.provider, Outcome::Recovered);

@@ -103,7 +103,7 @@ impl Attempt {
         // A provider that panics has told nobody what it has done.
         let asked = AssertUnwindSafe(async { provider.refresh(request).await }).catch_unwind();
         let asked = tokio::time::timeout_at(limit, asked).await;
-        telemetry::provider_took(&self.provider, begun.elapsed());
+        telemetry::provider_took(&self.cell.provider, begun.elapsed());
         let error = match asked {
             Ok(Ok(Ok(response))) => {
                 permit.works();
@@ -161,7 +161,7 @@ impl Attempt {
 
         let settled = self.core.store.settle(claim, settlement.clone()).await;
         if !matches!(settled, Ok(false)) {
-            telemetry::count(&self.provider, outcome);
+            telemetry::count(&self.cell.provider, outcome);
         }
         match settled {
             Ok(true) => {}
@@ -235,7 +235,7 @@ impl Attempt {
                 row
             }
         };
-        telemetry::count(&self.provider, telemetry::Outcome::Refreshed);
+        telemetry::count(&self.cell.provider, telemetry::Outcome::Refreshed);
         let (snapshot, _spendable) = credential::open(&self.core, &stored)?;
         let outcome = self.cell.adopt(snapshot);
         if outcome.terminal {

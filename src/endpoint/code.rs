@@ -1,0 +1,123 @@
+//! Redeeming an authorization code (RFC 6749 §4.1.3, RFC 7636).
+//!
+//! 1. What we did not issue is refused without the store.
+//! 2. Everything is checked before anything is changed: a request that fails
+//!    leaves the code to be redeemed.
+//! 3. Redeeming is one statement: the grant is inserted under the id of its
+//!    code, and an id is inserted once.
+//! 4. Redeeming a second time ends the grant (RFC 6749 §4.1.2): one of the two
+//!    was not the client.
+
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use http::Response;
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use super::client;
+use super::error::OAuthError;
+use super::form::Form;
+use super::token::check_resource;
+use super::token::success;
+use crate::authenticate::has_ended;
+use crate::issue::Holder;
+use crate::issue::NewGrant;
+use crate::response::OwnBody;
+use crate::state::Core;
+use crate::store::Code;
+use crate::store::RevocationReason;
+use crate::store::StoreErrorKind;
+use crate::token;
+use crate::token::CodeClaims;
+
+pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<OwnBody>, OAuthError> {
+    let presented = form
+        .text("code")
+        .ok_or(OAuthError::invalid_request("code is missing"))?;
+    let verifier = form
+        .text("code_verifier")
+        .ok_or(OAuthError::invalid_request("code_verifier is missing"))?;
+    let client_id =
+        client::claimed(form)?.ok_or(OAuthError::invalid_request("client_id is missing"))?;
+    let Some(presented) = CodeClaims::verify(presented, &core.keyring, &core.prefixes) else {
+        tracing::debug!(
+            code = token::fingerprint(presented),
+            "a code that we did not issue"
+        );
+        return Err(unknown());
+    };
+
+    let deposit = core.store.code(presented.id).await?.ok_or_else(unknown)?;
+    if !presented.is_hashed_to(&deposit.hash) || *deposit.client_id != *client_id {
+        return Err(unknown());
+    }
+    let client = core.client(&deposit.client_id).await?;
+    client::authenticate(core, form, client.as_deref(), false)?;
+    check(core, &deposit, form, verifier)?;
+
+    let now = core.clock.now();
+    if deposit.expires_at <= now {
+        return if core.store.grant(deposit.id).await?.is_some() {
+            again(core, &deposit).await
+        } else {
+            Err(unknown())
+        };
+    }
+    let holder = Holder {
+        id: deposit.id,
+        credentials: deposit.credentials.clone(),
+        subject: deposit.subject.clone(),
+        client_id: Some(deposit.client_id.clone()),
+        confidential: client.is_some_and(|client| client.is_confidential()),
+        scope: deposit.scope.clone(),
+        resource: deposit.resource.clone(),
+    };
+    let NewGrant { grant, pair } = NewGrant::of(core, holder, now)?;
+    if has_ended(core, &grant).await? {
+        return Err(OAuthError::invalid_grant("the upstream login has ended"));
+    }
+    match core.store.insert_grant(grant.clone()).await {
+        Err(error) if error.kind() != StoreErrorKind::Conflict => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    // Whose it is, the row says: where an answer was lost, the insert may have
+    // been ours or not.
+    let stored = core.store.grant(deposit.id).await?;
+    if stored.is_none_or(|stored| stored.salt != grant.salt) {
+        return again(core, &deposit).await;
+    }
+    tracing::info!(grant = %grant.id, "authorization code redeemed");
+    let expires_at = grant.access_expires_at;
+    Ok(success(&pair, expires_at, grant.scope.as_deref(), now))
+}
+
+fn check(core: &Core, deposit: &Code, form: &Form, verifier: &str) -> Result<(), OAuthError> {
+    // Compared byte by byte (RFC 6749 §4.1.3).
+    if let Some(uri) = &deposit.redirect_uri
+        && form.text("redirect_uri") != Some(uri)
+    {
+        return Err(OAuthError::invalid_grant("the redirect_uri is another one"));
+    }
+    let challenge: [u8; 32] = Sha256::digest(verifier.as_bytes()).into();
+    if verify_slices_are_equal(&challenge, &deposit.challenge).is_err() {
+        return Err(OAuthError::invalid_grant("the code_verifier is wrong"));
+    }
+    check_resource(core, form, deposit.resource.as_deref())
+}
+
+/// The code was redeemed before.
+async fn again(core: &Arc<Core>, deposit: &Code) -> Result<Response<OwnBody>, OAuthError> {
+    tracing::warn!(
+        grant = %deposit.id,
+        "an authorization code was redeemed twice: the grant is revoked"
+    );
+    core.revoke_grant(deposit.id, RevocationReason::CodeReuse)
+        .await?;
+    Err(unknown())
+}
+
+/// One answer for every code that is not good.
+fn unknown() -> OAuthError {
+    OAuthError::invalid_grant("the code is invalid, expired or was redeemed before")
+}
