@@ -201,6 +201,9 @@ fn provider_of(upstream: &Upstream, timeout: Duration) -> Result<OAuth2Provider,
     if let Some(scope) = &upstream.scope {
         provider = provider.scope(scope);
     }
+    if let Some(url) = &upstream.revocation_url {
+        provider = provider.revocation_endpoint(url);
+    }
     provider.build()
 }
 
@@ -210,10 +213,14 @@ async fn start_regrant(
     provider: OAuth2Provider,
 ) -> Result<Regrant, Box<dyn Error>> {
     let configured = |builder: RegrantBuilder| {
-        builder
+        let builder = builder
             .provider(PROVIDER, provider)
             .lifetimes(settings.lifetimes)
-            .timings(settings.timings)
+            .timings(settings.timings);
+        match settings.authorization_endpoint {
+            Some(url) => builder.authorization_endpoint(url),
+            None => builder,
+        }
     };
     let Some(url) = &settings.database_url else {
         let builder = Regrant::builder(public_url, MemoryStore::new(), settings.keyring);

@@ -9,6 +9,7 @@
 //! 4. Then the route's own demands: provider, resource (RFC 8707), scope.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -173,12 +174,7 @@ async fn read(
         .await
         .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?
         .ok_or(Rejection::InvalidToken)?;
-    let is_good = grant.revoked.is_none()
-        && claims.generation <= grant.generation
-        && now < grant.created_at + core.lifetimes.refresh_absolute
-        && claims.is_of(&grant.salt, &core.keyring)
-        && !grant.revoked_access.contains(&claims.revocation_entry());
-    if !is_good {
+    if !is_admitted(core, &grant, claims, now) {
         return Err(Rejection::InvalidToken);
     }
     if claims.generation == grant.generation && claims.generation > 0 && !grant.acknowledged {
@@ -202,6 +198,20 @@ async fn read(
         snapshot,
         narrowed,
     })
+}
+
+/// Whether a token that has not expired is good by the row of its grant.
+pub(crate) fn is_admitted(
+    core: &Core,
+    grant: &Grant,
+    claims: &AccessClaims,
+    now: SystemTime,
+) -> bool {
+    grant.revoked.is_none()
+        && claims.generation <= grant.generation
+        && now < grant.created_at + core.lifetimes.refresh_absolute
+        && claims.is_of(&grant.salt, &core.keyring)
+        && !grant.revoked_access.contains(&claims.revocation_entry())
 }
 
 /// Whether a grant that was good when its request came still is.

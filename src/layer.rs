@@ -69,7 +69,7 @@ impl RefreshLayer {
             ));
         }
         Arc::make_mut(&mut self.route).at(&self.core.public_url, trimmed)?;
-        self.core.add_resource(trimmed);
+        self.core.add_resource(trimmed, self.route.scope());
         Ok(self)
     }
 
@@ -84,6 +84,8 @@ impl RefreshLayer {
             return Err(ConfigError::new("required scope", "must not be quoted"));
         }
         Arc::make_mut(&mut self.route).require(&self.core.public_url, scope)?;
+        self.core
+            .add_resource(self.route.path(), self.route.scope());
         Ok(self)
     }
 

@@ -11,12 +11,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
+use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::GrantCache;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
 use crate::endpoint::Endpoints;
+use crate::endpoint::metadata::Advertised;
 use crate::error::ConfigError;
 use crate::id::GrantId;
 use crate::jitter::Jitter;
@@ -24,6 +26,7 @@ use crate::layer::RefreshLayer;
 use crate::provider::Provider;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
+use crate::resource;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
 use crate::settings::Timings;
@@ -79,6 +82,7 @@ impl Regrant {
             prefixes: TokenPrefixes::default(),
             rotation: RotationPolicy::default(),
             cached_grants: DEFAULT_CACHED_GRANTS,
+            advertised: Advertised::default(),
             jitter_seed: None,
         }
     }
@@ -146,6 +150,7 @@ pub struct RegrantBuilder {
     prefixes: TokenPrefixes,
     rotation: RotationPolicy,
     cached_grants: usize,
+    advertised: Advertised,
     jitter_seed: Option<u64>,
 }
 
@@ -188,6 +193,33 @@ impl RegrantBuilder {
         self
     }
 
+    /// Where the gateway lets users log in (RFC 6749 §3.1): an absolute URL,
+    /// which is advertised with the `authorization_code` grant. What it does
+    /// there ends in [`Regrant::issue_code`]. The default is none: clients get
+    /// their first tokens some other way.
+    ///
+    /// Official MCP clients refuse metadata without it.
+    pub fn authorization_endpoint(mut self, url: impl Into<Box<str>>) -> Self {
+        self.advertised.authorization_endpoint = Some(url.into());
+        self
+    }
+
+    /// Advertises something else that the gateway itself serves, such as
+    /// `registration_endpoint` (RFC 7591) or `scopes_supported`. What this
+    /// crate says about itself cannot be replaced.
+    pub fn metadata(mut self, member: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.advertised.further.insert(member.into(), value.into());
+        self
+    }
+
+    /// Whether registered resource servers may ask about tokens (RFC 7662); see
+    /// [`Client::introspects`](crate::Client::introspects). The default is
+    /// `false`.
+    pub fn introspection(mut self, is_on: bool) -> Self {
+        self.advertised.introspection = is_on;
+        self
+    }
+
     /// How many grants are kept in memory. The default is 100,000.
     pub fn cached_grants(mut self, count: usize) -> Self {
         self.cached_grants = count;
@@ -211,6 +243,14 @@ impl RegrantBuilder {
         self.timings.check().map_err(StartError::Config)?;
         self.lifetimes.check().map_err(StartError::Config)?;
         self.prefixes.check().map_err(StartError::Config)?;
+        if let Some(url) = &self.advertised.authorization_endpoint
+            && !resource::is_absolute(url)
+        {
+            return Err(StartError::Config(ConfigError::new(
+                "authorization endpoint",
+                "must be an absolute http or https URL (RFC 8414 §2)",
+            )));
+        }
         let public_url = PublicUrl::parse(&self.public_url).map_err(StartError::Config)?;
         if self.store.is_durable() && self.keyring.is_generated() {
             return Err(StartError::Config(ConfigError::new(
@@ -239,6 +279,7 @@ impl RegrantBuilder {
                 jitter: Jitter::new(self.jitter_seed),
                 tasks: TaskTracker::new(),
                 resources: Mutex::new(Vec::new()),
+                advertised: self.advertised,
             }),
         })
     }

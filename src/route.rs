@@ -64,6 +64,14 @@ impl Route {
         Ok(())
     }
 
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn scope(&self) -> &str {
+        &self.scope
+    }
+
     /// Whether a grant is good here.
     /// `narrowed` is the scope of the token, if it is less than the grant's.
     pub(crate) fn admits(&self, grant: &Grant, narrowed: Option<&str>) -> Result<(), Rejection> {

@@ -1,6 +1,7 @@
 //! What the parts of a gateway share.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -11,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::cache::GrantCache;
 use crate::client::KnownClient;
 use crate::clock::Clock;
+use crate::endpoint::metadata::Advertised;
 use crate::error::ConfigError;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
@@ -52,8 +54,18 @@ pub(crate) struct Core {
     pub(crate) jitter: Jitter,
     /// Spends and writes that must not be lost.
     pub(crate) tasks: TaskTracker,
-    /// The paths of the resources that layers protect.
-    pub(crate) resources: Mutex<Vec<String>>,
+    /// The resources that layers protect.
+    pub(crate) resources: Mutex<Vec<Resource>>,
+    pub(crate) advertised: Advertised,
+}
+
+/// A protected resource, for its metadata.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Resource {
+    /// Below the public URL; empty for the gateway as a whole.
+    pub(crate) path: String,
+    /// What its routes demand.
+    pub(crate) scopes: BTreeSet<String>,
 }
 
 impl Core {
@@ -89,14 +101,25 @@ impl Core {
         revoked
     }
 
-    pub(crate) fn add_resource(&self, path: &str) {
+    pub(crate) fn add_resource(&self, path: &str, scope: &str) {
         let mut resources = lock(&self.resources);
-        if !resources.iter().any(|known| known == path) {
-            resources.push(path.to_owned());
+        let words = || {
+            let words = scope.split_ascii_whitespace();
+            // It is not a scope of any resource (RFC 9728, OpenID Connect Core §11).
+            words
+                .filter(|word| *word != "offline_access")
+                .map(str::to_owned)
+        };
+        match resources.iter_mut().find(|known| known.path == path) {
+            Some(known) => known.scopes.extend(words()),
+            None => resources.push(Resource {
+                path: path.to_owned(),
+                scopes: words().collect(),
+            }),
         }
     }
 
-    pub(crate) fn resources(&self) -> Vec<String> {
+    pub(crate) fn resources(&self) -> Vec<Resource> {
         lock(&self.resources).clone()
     }
 }

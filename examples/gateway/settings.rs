@@ -16,6 +16,7 @@ use regrant::settings::Timings;
 pub(crate) struct Settings {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) public_url: Option<String>,
+    pub(crate) authorization_endpoint: Option<String>,
     /// `None`: start a demo provider and a demo MCP server.
     pub(crate) upstream: Option<Upstream>,
     /// `None`: keep everything in memory.
@@ -29,6 +30,7 @@ pub(crate) struct Settings {
 pub(crate) struct Upstream {
     pub(crate) url: Uri,
     pub(crate) token_url: String,
+    pub(crate) revocation_url: Option<String>,
     pub(crate) client_id: String,
     pub(crate) client_authentication: ClientAuthentication,
     pub(crate) scope: Option<String>,
@@ -51,6 +53,7 @@ impl Settings {
         Ok(Self {
             listen: parsed("GATEWAY_LISTEN", "an address such as 127.0.0.1:8787")?,
             public_url: text("GATEWAY_PUBLIC_URL")?,
+            authorization_endpoint: text("GATEWAY_AUTHORIZATION_ENDPOINT")?,
             upstream: Upstream::from_env()?,
             database_url,
             keyring,
@@ -66,6 +69,7 @@ impl Upstream {
             // Half a configuration would look like it works.
             for name in [
                 "PROVIDER_TOKEN_URL",
+                "PROVIDER_REVOCATION_URL",
                 "PROVIDER_CLIENT_ID",
                 "PROVIDER_CLIENT_SECRET",
                 "PROVIDER_CLIENT_AUTH",
@@ -120,6 +124,7 @@ impl Upstream {
         Ok(Some(Self {
             url,
             token_url: required("PROVIDER_TOKEN_URL")?,
+            revocation_url: text("PROVIDER_REVOCATION_URL")?,
             client_id: required("PROVIDER_CLIENT_ID")?,
             client_authentication,
             scope: text("PROVIDER_SCOPE")?,

@@ -155,6 +155,10 @@ fn audiences(core: &Core) -> Vec<String> {
     audiences
 }
 
+/// What assertions may be signed with: no MAC, because secrets are kept hashed.
+pub(super) const SIGNING_ALGORITHMS: [&str; 9] = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+];
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Clocks of clients are not ours.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);

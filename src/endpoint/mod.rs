@@ -2,8 +2,9 @@
 //!
 //! | path | method | what |
 //! |---|---|---|
-//! | `/oauth/token`, `/token` | POST | rotate a refresh token (RFC 6749 §6) |
+//! | `/oauth/token`, `/token` | POST | redeem a code, rotate a refresh token (RFC 6749 §4.1.3, §6) |
 //! | `/oauth/revoke` | POST | end a grant or an access token (RFC 7009) |
+//! | `/oauth/introspect` | POST | tell a resource server of a token (RFC 7662), if switched on |
 //! | `/.well-known/oauth-authorization-server` | GET | metadata (RFC 8414) |
 //! | `/.well-known/oauth-protected-resource` | GET | metadata (RFC 9728) |
 //!
@@ -15,7 +16,8 @@ mod client;
 mod code;
 mod error;
 mod form;
-mod metadata;
+mod introspect;
+pub(crate) mod metadata;
 mod refresh;
 mod revoke;
 mod token;
@@ -52,6 +54,7 @@ use self::error::OAuthError;
 use crate::BoxError;
 use crate::response::OwnBody;
 use crate::state::Core;
+use crate::state::Resource;
 
 /// The token and revocation endpoints with their metadata.
 ///
@@ -157,21 +160,24 @@ where
     let Some(endpoint) = Endpoint::at(core, path) else {
         return Ok(json(StatusCode::NOT_FOUND, &Value::Null));
     };
-    let allowed = endpoint.method();
-    if request.method() != allowed {
+    let is_head = request.method() == Method::HEAD;
+    if !endpoint.allows(request.method()) {
         let mut response = OAuthError::method_not_allowed().into_response();
-        if let Ok(allowed) = HeaderValue::from_str(allowed.as_str()) {
-            response.headers_mut().insert(ALLOW, allowed);
-        }
+        response.headers_mut().insert(ALLOW, endpoint.allowed());
         return Ok(response);
     }
 
     match endpoint {
         Endpoint::Token => token::token(core, form::read(request).await?).await,
         Endpoint::Revoke => revoke::revoke(core, form::read(request).await?).await,
-        Endpoint::ServerMetadata => Ok(json(StatusCode::OK, &metadata::server(core))),
+        Endpoint::Introspect => introspect::introspect(core, form::read(request).await?).await,
+        Endpoint::ServerMetadata => {
+            let metadata = metadata::server(core);
+            Ok(metadata::respond(&metadata, request.headers(), is_head))
+        }
         Endpoint::ResourceMetadata(resource) => {
-            Ok(json(StatusCode::OK, &metadata::resource(core, &resource)))
+            let metadata = metadata::resource(core, &resource);
+            Ok(metadata::respond(&metadata, request.headers(), is_head))
         }
     }
 }
@@ -179,9 +185,9 @@ where
 enum Endpoint {
     Token,
     Revoke,
+    Introspect,
     ServerMetadata,
-    /// With the path of the resource.
-    ResourceMetadata(String),
+    ResourceMetadata(Resource),
 }
 
 impl Endpoint {
@@ -192,6 +198,7 @@ impl Endpoint {
             // Some clients guess `/token` after a restart.
             "/oauth/token" | "/token" => Some(Self::Token),
             "/oauth/revoke" => Some(Self::Revoke),
+            "/oauth/introspect" if core.advertised.introspection => Some(Self::Introspect),
             _ => {
                 // Both forms of RFC 8414 §3.1: with the issuer's path behind
                 // the well-known one, and the plain one behind a proxy that
@@ -207,10 +214,21 @@ impl Endpoint {
         }
     }
 
-    fn method(&self) -> Method {
+    fn allows(&self, method: &Method) -> bool {
         match self {
-            Self::Token | Self::Revoke => Method::POST,
-            Self::ServerMetadata | Self::ResourceMetadata(_) => Method::GET,
+            Self::Token | Self::Revoke | Self::Introspect => *method == Method::POST,
+            Self::ServerMetadata | Self::ResourceMetadata(_) => {
+                *method == Method::GET || *method == Method::HEAD
+            }
+        }
+    }
+
+    fn allowed(&self) -> HeaderValue {
+        match self {
+            Self::Token | Self::Revoke | Self::Introspect => HeaderValue::from_static("POST"),
+            Self::ServerMetadata | Self::ResourceMetadata(_) => {
+                HeaderValue::from_static("GET, HEAD")
+            }
         }
     }
 }

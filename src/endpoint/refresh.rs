@@ -94,10 +94,7 @@ pub(super) async fn refresh(
 /// Everything that can be refused, before anything is changed. What a replay
 /// of this client means.
 async fn check(core: &Core, grant: &Grant, form: &Form) -> Result<RotationPolicy, OAuthError> {
-    let deadline = core
-        .lifetimes
-        .refresh_deadline(grant.created_at, grant.last_used_at);
-    if grant.revoked.is_some() || deadline <= core.clock.now() {
+    if grant.revoked.is_some() || has_passed(core, grant) {
         return Err(unknown());
     }
     let mut policy = core.rotation;
@@ -117,6 +114,33 @@ async fn check(core: &Core, grant: &Grant, form: &Form) -> Result<RotationPolicy
         return Err(OAuthError::invalid_scope());
     }
     Ok(policy)
+}
+
+/// Whether this refresh token would get a pair now, were its client to send it.
+pub(super) async fn is_good(
+    core: &Core,
+    grant: &Grant,
+    presented: &RefreshClaims,
+) -> Result<bool, OAuthError> {
+    let policy = match &grant.client_id {
+        Some(id) => core.client(id).await?.map(|client| client.rotation),
+        None => None,
+    };
+    let policy = policy.unwrap_or(core.rotation);
+    let is_over = has_passed(core, grant) || grant.revoked.is_some();
+    let is_known = matches!(
+        Presented::of(core, grant, presented, policy, None),
+        Presented::Current | Presented::Predecessor
+    );
+    Ok(!is_over && is_known)
+}
+
+/// Whether one of its deadlines has.
+fn has_passed(core: &Core, grant: &Grant) -> bool {
+    let deadline = core
+        .lifetimes
+        .refresh_deadline(grant.created_at, grant.last_used_at);
+    deadline <= core.clock.now()
 }
 
 /// What a genuine refresh token is to its grant now.

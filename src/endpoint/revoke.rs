@@ -2,7 +2,8 @@
 //!
 //! Only a genuine token of ours revokes anything: knowing a grant's id is not
 //! enough. Whatever else is sent gets the same 200 (§2.2), so that nobody learns
-//! which tokens exist. Only a store in trouble is told, by a 503 (§2.2.1).
+//! which tokens exist. Only a store in trouble is told, by a 503 (§2.2.1), and a
+//! confidential client that fails to authenticate, by `invalid_client`.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use http::Response;
 use http::StatusCode;
 use serde_json::json;
 
+use super::client;
 use super::error::OAuthError;
 use super::form::Form;
 use super::json;
@@ -41,8 +43,10 @@ async fn revoke_grant(
     form: &Form,
     claims: &RefreshClaims,
 ) -> Result<(), OAuthError> {
-    let grant = core.store.grant(claims.id).await?;
-    if grant.is_some_and(|grant| is_owner(&grant, form)) {
+    let Some(grant) = core.store.grant(claims.id).await? else {
+        return Ok(());
+    };
+    if is_owner(core, &grant, form).await? {
         core.revoke_grant(claims.id, RevocationReason::Client)
             .await?;
     }
@@ -54,12 +58,13 @@ async fn revoke_access(
     form: &Form,
     claims: &AccessClaims,
 ) -> Result<(), OAuthError> {
-    let grant = core.store.grant(claims.id).await?;
-    let is_good = grant
-        .is_some_and(|grant| is_owner(&grant, form) && claims.is_of(&grant.salt, &core.keyring));
     let now = core.clock.now();
+    let Some(grant) = core.store.grant(claims.id).await? else {
+        return Ok(());
+    };
     let is_over = claims.expires_at() + core.lifetimes.leeway <= now;
-    if !is_good || is_over {
+    if is_over || !claims.is_of(&grant.salt, &core.keyring) || !is_owner(core, &grant, form).await?
+    {
         return Ok(());
     }
     let mut expired_below = [0; 24];
@@ -77,12 +82,21 @@ async fn revoke_access(
     Ok(())
 }
 
-/// A client may revoke its own tokens only (§2.1); one that does not say who it
-/// is proves itself by the token.
-fn is_owner(grant: &Grant, form: &Form) -> bool {
-    match (&grant.client_id, form.client_id()) {
-        (Some(bound), Ok(Some(given))) => bound == given,
-        (_, Ok(_)) => true,
-        (_, Err(_)) => false,
+/// A client may revoke its own tokens only (§2.1); a public one that does not
+/// say who it is proves itself by the token.
+///
+/// # Errors
+///
+/// If a confidential client fails to authenticate: it would otherwise take its
+/// token for revoked.
+async fn is_owner(core: &Core, grant: &Grant, form: &Form) -> Result<bool, OAuthError> {
+    let Some(bound) = &grant.client_id else {
+        return Ok(true);
+    };
+    if client::claimed(form)?.is_some_and(|given| *bound != *given) {
+        return Ok(false);
     }
+    let client = core.client(bound).await?;
+    client::authenticate(core, form, client.as_deref(), grant.confidential)?;
+    Ok(true)
 }
