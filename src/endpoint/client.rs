@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use jsonwebtoken::AlgorithmFamily;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::Validation;
 use jsonwebtoken::jwk::Jwk;
@@ -99,16 +100,19 @@ fn verify(core: &Core, form: &Form, client: &ClientRecord) -> Result<bool, OAuth
 fn is_signed(core: &Core, assertion: &str, client: &ClientRecord) -> Option<()> {
     let keys: JwkSet = serde_json::from_str(client.keys.as_deref()?).ok()?;
     let header = jsonwebtoken::decode_header(assertion).ok()?;
-    let is_meant = |key: &&Jwk| match (&header.kid, &key.common.key_id) {
-        (Some(wanted), Some(id)) => wanted == id,
-        (None, _) | (_, None) => true,
+    let is_meant = |key: &&Jwk| {
+        let is_named = match (&header.kid, &key.common.key_id) {
+            (Some(wanted), Some(id)) => wanted == id,
+            (None, _) | (_, None) => true,
+        };
+        // RFC 7517 §4.4: a key may be for one algorithm only.
+        let algorithm = key.common.key_algorithm;
+        is_named && algorithm.is_none_or(|only| only == header.alg.into())
     };
     let claims = keys.keys.iter().filter(is_meant).find_map(|key| {
         let key = DecodingKey::from_jwk(key).ok()?;
         // Secrets shared with clients are kept as hashes: nothing verifies a MAC.
-        if header.alg.family() != key.family()
-            || header.alg.family() == jsonwebtoken::AlgorithmFamily::Hmac
-        {
+        if header.alg.family() != key.family() || key.family() == AlgorithmFamily::Hmac {
             return None;
         }
         let mut validation = Validation::new(header.alg);

@@ -12,12 +12,15 @@
 mod support;
 
 mod attempts;
+mod clients;
+mod codes;
 mod database_trouble;
 mod dependencies;
 mod disconnects;
 mod endpoint;
 mod gateway;
 mod handlers;
+mod introspection;
 mod laboratory;
 mod layer;
 mod logins;

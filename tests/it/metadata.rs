@@ -5,8 +5,11 @@ use http::Request;
 use http::StatusCode;
 use http_body_util::Full;
 use regrant::Regrant;
+use regrant::StartError;
 use regrant::store::memory::MemoryStore;
+use serde_json::json;
 
+use crate::support::Answer;
 use crate::support::Lab;
 use crate::support::ask;
 use crate::support::form;
@@ -21,10 +24,7 @@ async fn metadata_advertises_what_works_and_nothing_else() {
         .unwrap()
         .resource_path("/mcp")
         .unwrap();
-    let get = async |path: &str| {
-        let request = Request::get(path).body(Full::<Bytes>::default()).unwrap();
-        ask(&regrant, request).await
-    };
+    let get = async |path: &str| get(&regrant, path).await;
 
     let server = get("/.well-known/oauth-authorization-server").await.json();
     assert_eq!(server["issuer"], "https://gateway.example");
@@ -60,6 +60,117 @@ async fn metadata_advertises_what_works_and_nothing_else() {
     ] {
         assert_eq!(get(path).await.status, StatusCode::NOT_FOUND, "{path}");
     }
+}
+
+#[tokio::test]
+async fn what_is_switched_on_or_served_by_the_gateway_is_advertised_too() {
+    let lab = Lab::start().await;
+    let regrant = lab
+        .builder(MemoryStore::new())
+        .authorization_endpoint("https://gateway.example/authorize")
+        .introspection(true)
+        .metadata("registration_endpoint", "https://gateway.example/register")
+        .metadata("issuer", "https://evil.example")
+        .start()
+        .await
+        .unwrap();
+
+    let metadata = get(&regrant, "/.well-known/oauth-authorization-server").await;
+
+    let methods = json!([
+        "none",
+        "client_secret_basic",
+        "client_secret_post",
+        "private_key_jwt"
+    ]);
+    for (member, want) in [
+        ("issuer", json!("https://gateway.example")),
+        (
+            "authorization_endpoint",
+            json!("https://gateway.example/authorize"),
+        ),
+        (
+            "registration_endpoint",
+            json!("https://gateway.example/register"),
+        ),
+        (
+            "introspection_endpoint",
+            json!("https://gateway.example/oauth/introspect"),
+        ),
+        (
+            "grant_types_supported",
+            json!(["authorization_code", "refresh_token"]),
+        ),
+        ("response_types_supported", json!(["code"])),
+        ("code_challenge_methods_supported", json!(["S256"])),
+        ("token_endpoint_auth_methods_supported", methods.clone()),
+        ("revocation_endpoint_auth_methods_supported", methods),
+        (
+            "introspection_endpoint_auth_methods_supported",
+            json!([
+                "client_secret_basic",
+                "client_secret_post",
+                "private_key_jwt"
+            ]),
+        ),
+    ] {
+        assert_eq!(metadata.json()[member], want, "{member}");
+    }
+
+    let relative = lab.builder(MemoryStore::new());
+    let relative = relative.authorization_endpoint("/authorize").start().await;
+    assert!(matches!(relative, Err(StartError::Config(_))));
+}
+
+#[tokio::test]
+async fn a_resource_tells_the_scopes_that_its_routes_demand() {
+    let (_lab, regrant, _issued) = issued().await;
+    for scope in ["write read", "read offline_access"] {
+        let layer = regrant.layer("linear").unwrap().resource_path("/mcp");
+        let _layer = layer.unwrap().required_scope(scope).unwrap();
+    }
+    let other = regrant.layer("linear").unwrap().required_scope("admin");
+    let _other = other.unwrap().resource_path("/admin").unwrap();
+
+    let scopes = async |path: &str| {
+        let path = format!("/.well-known/oauth-protected-resource{path}");
+        get(&regrant, &path).await.json()["scopes_supported"].clone()
+    };
+    assert_eq!(scopes("/mcp").await, json!(["read", "write"]));
+    assert_eq!(scopes("/admin").await, json!(["admin"]));
+}
+
+#[tokio::test]
+async fn metadata_may_be_cached_and_is_not_sent_again_unchanged() {
+    let (_lab, regrant, _issued) = issued().await;
+    let path = "/.well-known/oauth-authorization-server";
+    let first = get(&regrant, path).await;
+    assert_eq!(first.header("cache-control"), "public, max-age=300");
+    let tag = first.header("etag").to_owned();
+    assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag}");
+
+    for (known, status) in [
+        (tag.clone(), 304),
+        (format!("W/{tag}"), 304),
+        (format!("\"other\", {tag}"), 304),
+        ("*".to_owned(), 304),
+        ("\"other\"".to_owned(), 200),
+    ] {
+        let request = Request::get(path).header("if-none-match", &known);
+        let answer = ask(&regrant, request.body(Full::<Bytes>::default()).unwrap()).await;
+        assert_eq!(answer.status.as_u16(), status, "{known}");
+        assert_eq!(answer.header("etag"), tag);
+        assert_eq!(answer.body.is_empty(), status == 304);
+    }
+    let head = Request::head(path).body(Full::<Bytes>::default());
+    let head = ask(&regrant, head.unwrap()).await;
+    assert_eq!(head.status, StatusCode::OK);
+    assert!(head.body.is_empty());
+    assert_eq!(head.header("content-length"), first.body.len().to_string());
+
+    // Something else is tagged otherwise.
+    let other = get(&regrant, "/.well-known/oauth-protected-resource").await;
+    assert_ne!(other.header("etag"), tag);
 }
 
 #[tokio::test]
@@ -107,4 +218,9 @@ async fn browsers_may_ask_from_anywhere() {
 
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(answer.header("access-control-allow-origin"), "*");
+}
+
+async fn get(regrant: &Regrant, path: &str) -> Answer {
+    let request = Request::get(path).body(Full::<Bytes>::default()).unwrap();
+    ask(regrant, request).await
 }

@@ -41,6 +41,7 @@ pub(crate) struct FlakyStore {
     inner: MemoryStore,
     is_down: Arc<AtomicBool>,
     is_read_only: Arc<AtomicBool>,
+    loses_rotation: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     claim_delay: Duration,
     yields: usize,
@@ -74,6 +75,12 @@ impl FlakyStore {
     /// Nothing can be settled.
     pub(crate) fn set_read_only(&self, is_read_only: bool) {
         self.is_read_only.store(is_read_only, Ordering::SeqCst);
+    }
+
+    /// The next rotation is carried out, yet seems not to be: as after a
+    /// connection broke and the statement was sent again.
+    pub(crate) fn lose_rotation(&self) {
+        self.loses_rotation.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -165,7 +172,11 @@ impl Store for FlakyStore {
     }
 
     fn rotate(&self, rotation: Rotation) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.unless_down(async { self.inner.rotate(rotation).await }.boxed())
+        let rotating = async {
+            let rotated = self.inner.rotate(rotation).await?;
+            Ok(rotated && !self.loses_rotation.swap(false, Ordering::SeqCst))
+        };
+        self.unless_down(rotating.boxed())
     }
 
     fn count_replay(
