@@ -35,6 +35,7 @@ mod providers;
 mod races;
 mod replay;
 mod revocation;
+mod scopes;
 mod secrecy;
 mod simulation;
 mod store;
