@@ -22,6 +22,7 @@ mod laboratory;
 mod layer;
 mod logins;
 mod metadata;
+mod named;
 mod operator;
 mod presets;
 mod provider_assertion;
