@@ -38,6 +38,7 @@ mod simulation;
 mod store;
 mod store_trouble;
 mod trouble;
+mod upstreams;
 mod windows;
 mod wraps;
 
