@@ -1,5 +1,7 @@
 //! Who is calling? From the bearer token to a grant and its credential.
 //!
+//! Whom the gateway itself names comes first (`named.rs`). Otherwise:
+//!
 //! 1. The token's tag is checked by the keyring alone: what we did not issue is
 //!    refused without the store.
 //! 2. A grant that was read within the staleness bound, and a token that was
@@ -13,23 +15,29 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 use sha2::Digest as _;
 use sha2::Sha256;
 
 use crate::cache::Entry;
+use crate::cache::Named;
 use crate::cache::Verified;
 use crate::credential;
 use crate::credential::Cell;
 use crate::credential::Snapshot;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::id::CredentialId;
 use crate::id::GrantId;
+use crate::named;
 use crate::refresh;
 use crate::refresh::Want;
 use crate::rejection::Rejection;
+use crate::resolve::Caller;
 use crate::route::Route;
 use crate::scope;
 use crate::state::Core;
+use crate::store::Credential;
 use crate::store::Grant;
 use crate::store::StoreErrorKind;
 use crate::token;
@@ -38,12 +46,23 @@ use crate::token::AccessClaims;
 /// A request that may go on, and what to send upstream.
 #[derive(Clone)]
 pub(crate) struct Authenticated {
-    pub(crate) entry: Arc<Entry>,
+    pub(crate) by: By,
     /// The credential of the route's provider.
     pub(crate) cell: Arc<Cell>,
     pub(crate) snapshot: Arc<Snapshot>,
-    /// The scope of the token, if it is less than the grant's.
-    pub(crate) narrowed: Option<Arc<str>>,
+}
+
+/// How it is known who is calling.
+#[derive(Clone)]
+pub(crate) enum By {
+    /// By an access token of ours.
+    Token {
+        entry: Arc<Entry>,
+        /// The scope of the token, if it is less than the grant's.
+        narrowed: Option<Arc<str>>,
+    },
+    /// The gateway said so.
+    Name(Arc<Named>),
 }
 
 /// What memory knows of a request.
@@ -54,14 +73,16 @@ pub(crate) enum Cached {
     Pending(Pending),
 }
 
-/// A request with a token of ours, and what it waits for.
+/// A request of somebody known, and what it waits for.
 pub(crate) enum Pending {
     /// The store has to be asked for the grant.
     Grant {
         claims: AccessClaims,
         digest: [u8; 32],
     },
-    /// The grant is known and good here; its credential has expired.
+    /// The store has to be asked for the credential of a named caller.
+    Caller { id: CredentialId, caller: Caller },
+    /// All is known and good here, but the credential has expired.
     Credential(Authenticated),
 }
 
@@ -69,9 +90,12 @@ pub(crate) enum Pending {
 pub(crate) fn from_memory(
     core: &Arc<Core>,
     route: &Route,
-    headers: &HeaderMap,
+    head: &Parts,
 ) -> Result<Cached, Rejection> {
-    let token = bearer(headers)?;
+    if let Some(caller) = route.caller(head) {
+        return Ok(named::from_memory(core, route, caller));
+    }
+    let token = bearer(&head.headers)?;
     let id = token::access_grant_id(token, &core.prefixes).ok_or(Rejection::InvalidToken)?;
     let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     let now = core.clock.now();
@@ -83,17 +107,10 @@ pub(crate) fn from_memory(
         route.admits(&entry.grant, narrowed.as_deref())?;
         let authenticated = Authenticated {
             snapshot: cell.current(),
-            entry,
             cell,
-            narrowed,
+            by: By::Token { entry, narrowed },
         };
-        if authenticated.snapshot.is_usable(now) {
-            if authenticated.snapshot.is_due(now) {
-                refresh::early(core, &authenticated.cell);
-            }
-            return Ok(Cached::Ready(authenticated));
-        }
-        return Ok(Cached::Pending(Pending::Credential(authenticated)));
+        return Ok(by_credential(core, authenticated, now));
     }
 
     let claims = AccessClaims::verify(token, &core.keyring, &core.prefixes)
@@ -102,6 +119,21 @@ pub(crate) fn from_memory(
         return Err(Rejection::InvalidToken);
     }
     Ok(Cached::Pending(Pending::Grant { claims, digest }))
+}
+
+/// Who is calling is known: the rest is up to the credential.
+pub(crate) fn by_credential(
+    core: &Arc<Core>,
+    authenticated: Authenticated,
+    now: SystemTime,
+) -> Cached {
+    if !authenticated.snapshot.is_usable(now) {
+        return Cached::Pending(Pending::Credential(authenticated));
+    }
+    if authenticated.snapshot.is_due(now) {
+        refresh::early(core, &authenticated.cell);
+    }
+    Cached::Ready(authenticated)
 }
 
 /// Asks the store, and the provider if the credential has expired.
@@ -115,6 +147,9 @@ pub(crate) async fn resolve(
     let mut authenticated = match pending {
         Pending::Credential(authenticated) => authenticated,
         Pending::Grant { claims, digest } => read(core, route, &claims, digest).await?,
+        Pending::Caller { id, caller } => named::read(core, &route.provider, id, caller.subject())
+            .await
+            .map_err(Rejection::of_named)?,
     };
 
     let (snapshot, now) = (authenticated.cell.current(), core.clock.now());
@@ -133,10 +168,13 @@ pub(crate) async fn refreshed(
     authenticated: &Authenticated,
     want: Want,
 ) -> Result<Arc<Snapshot>, Rejection> {
-    let Authenticated { entry, cell, .. } = authenticated;
+    let Authenticated { by, cell, .. } = authenticated;
     let error = match refresh::refreshed(core, cell, want).await {
         Ok(snapshot) => return Ok(snapshot),
         Err(error) => error,
+    };
+    let By::Token { entry, .. } = by else {
+        return Err(Rejection::of_named(error));
     };
     // One of several logins has ended. The token endpoint goes on minting for
     // the others, so a 401 here would send the client round in circles.
@@ -193,10 +231,9 @@ async fn read(
     };
     let entry = core.cache.keep(grant, Arc::clone(&cell), token, now, epoch);
     Ok(Authenticated {
-        entry,
+        by: By::Token { entry, narrowed },
         cell,
         snapshot,
-        narrowed,
     })
 }
 
@@ -214,8 +251,21 @@ pub(crate) fn is_admitted(
         && !grant.revoked_access.contains(&claims.revocation_entry())
 }
 
-/// Whether a grant that was good when its request came still is.
-pub(crate) async fn still_granted(core: &Core, id: GrantId) -> Result<(), RefreshError> {
+/// What was good when its request came, if it still is.
+pub(crate) async fn still_granted(
+    core: &Core,
+    authenticated: &Authenticated,
+) -> Result<Authenticated, RefreshError> {
+    match &authenticated.by {
+        By::Token { entry, .. } => {
+            is_granted(core, entry.grant.id).await?;
+            Ok(authenticated.clone())
+        }
+        By::Name(named) => named::again(core, named).await,
+    }
+}
+
+async fn is_granted(core: &Core, id: GrantId) -> Result<(), RefreshError> {
     let now = core.clock.now();
     let known = core.cache.current(id, now, core.timings.staleness);
     let is_good = |grant: &Grant| {
@@ -251,16 +301,25 @@ pub(crate) async fn read_credential(
         .await
         .and_then(|row| row.ok_or_else(|| StoreErrorKind::Corrupt.into()))
         .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?;
-    if row.provider != provider || row.subject != grant.subject {
+    bring_up_to_date(core, &row, provider, &grant.subject)
+}
+
+/// What this process knows of a credential, by its row as it was just read.
+pub(crate) fn bring_up_to_date(
+    core: &Core,
+    row: &Credential,
+    provider: &str,
+    subject: &str,
+) -> Result<(Arc<Cell>, Arc<Snapshot>), RefreshError> {
+    if row.provider != provider || row.subject != subject {
         tracing::error!(
-            grant = %grant.id,
-            credential = %id,
-            "a grant refers to a credential of another user or provider"
+            credential = %row.id,
+            "a credential is asked for that belongs to another user or provider"
         );
         return Err(RefreshErrorKind::Sealed.into());
     }
-    let (snapshot, _spendable) = credential::open(core, &row)?;
-    Ok(core.cache.credential(id, provider, snapshot))
+    let (snapshot, _spendable) = credential::open(core, row)?;
+    Ok(core.cache.credential(row.id, provider, snapshot))
 }
 
 /// Notes that the client holds its newest pair, so that the predecessor of the

@@ -23,6 +23,8 @@ use crate::sync::lock;
 
 pub(crate) struct GrantCache {
     grants: Cache<GrantId, Arc<Entry>>,
+    /// Credentials that callers were named for.
+    named: Cache<CredentialId, Arc<Named>>,
     cells: Cache<CredentialId, Arc<Cell>>,
     /// Those that hold what the store does not have yet: not to be forgotten.
     pinned: Arc<Mutex<HashMap<CredentialId, Arc<Cell>>>>,
@@ -38,6 +40,7 @@ impl GrantCache {
     pub(crate) fn new(entries: usize) -> Self {
         Self {
             grants: Cache::new(entries),
+            named: Cache::new(entries),
             cells: Cache::new(entries),
             pinned: Arc::default(),
             revocations: AtomicU64::new(0),
@@ -127,6 +130,45 @@ impl GrantCache {
         entry
     }
 
+    /// The credential of a named caller, if it was read within `staleness` and
+    /// has not been revoked here since.
+    pub(crate) fn named(
+        &self,
+        id: CredentialId,
+        now: SystemTime,
+        staleness: Duration,
+    ) -> Option<Arc<Named>> {
+        self.named
+            .get(&id)
+            .filter(|named| is_current(named.read_at, now, staleness))
+    }
+
+    /// Keeps what a caller was named for, as it was read at `read_at`.
+    pub(crate) fn keep_named(&self, named: Named, epoch: Epoch) -> Arc<Named> {
+        let (id, named) = (named.cell.id, Arc::new(named));
+        self.named.insert(id, Arc::clone(&named));
+        // As for grants.
+        if self.epoch() != epoch {
+            self.named.remove(&id);
+        }
+        named
+    }
+
+    /// The next request of a named caller asks the store.
+    pub(crate) fn forget_named(&self, id: CredentialId) {
+        self.revocations.fetch_add(1, Ordering::AcqRel);
+        self.named.remove(&id);
+    }
+
+    /// The store says that this credential is revoked: nobody here sends it
+    /// again.
+    pub(crate) fn revoke(&self, id: CredentialId) {
+        let pinned = lock(&self.pinned).get(&id).cloned();
+        if let Some(cell) = pinned.or_else(|| self.cells.get(&id)) {
+            cell.revoke();
+        }
+    }
+
     /// The next request asks the store.
     pub(crate) fn forget(&self, id: GrantId) {
         self.revocations.fetch_add(1, Ordering::AcqRel);
@@ -195,9 +237,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn is_current(&self, now: SystemTime, staleness: Duration) -> bool {
-        // A clock that was set back makes an entry old, not eternal.
-        now.duration_since(self.read_at)
-            .is_ok_and(|age| age < staleness)
+        is_current(self.read_at, now, staleness)
     }
 
     fn verified(&self, digest: &[u8; 32], now: SystemTime) -> Option<&Verified> {
@@ -219,6 +259,18 @@ impl fmt::Debug for Entry {
             .field("cells", &self.cells)
             .finish_non_exhaustive()
     }
+}
+
+/// What a caller was named for, as it was read.
+pub(crate) struct Named {
+    pub(crate) subject: Box<str>,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) read_at: SystemTime,
+}
+
+fn is_current(read_at: SystemTime, now: SystemTime, staleness: Duration) -> bool {
+    // A clock that was set back makes an entry old, not eternal.
+    now.duration_since(read_at).is_ok_and(|age| age < staleness)
 }
 
 /// An access token that was verified, by its SHA-256.

@@ -126,6 +126,14 @@ impl Cell {
         Arc::clone(&current)
     }
 
+    /// Nobody here wants it any more: what is known must not be sent again.
+    pub(crate) fn revoke(&self) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = Snapshot::clone(&current);
+        ended.terminal = true;
+        *current = Arc::new(ended);
+    }
+
     /// Takes over what the store has in place of what is known.
     pub(crate) fn replace(&self, snapshot: Snapshot) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -134,6 +142,7 @@ impl Cell {
 }
 
 /// One generation of a credential.
+#[derive(Clone)]
 pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     /// The provider ended it.

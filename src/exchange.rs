@@ -17,6 +17,7 @@ use http_body::Body;
 use tower::Service;
 
 use crate::authenticate::Authenticated;
+use crate::authenticate::By;
 use crate::classify::Expired;
 use crate::credential;
 use crate::error::RefreshError;
@@ -35,14 +36,15 @@ pub(crate) struct Exchange<S, B> {
     head: Parts,
     body: Option<ReplayBody<B>>,
     recording: Option<Recording<B>>,
+    /// Whether the gateway said who is calling.
+    is_named: bool,
 }
 
 impl<S, B> Exchange<S, B>
 where
     B: Body<Data = Bytes>,
 {
-    pub(crate) fn new(inner: S, layer: RefreshLayer, request: Request<B>) -> Self {
-        let (head, body) = request.into_parts();
+    pub(crate) fn new(inner: S, layer: RefreshLayer, head: Parts, body: B) -> Self {
         let (body, recording) = ReplayBody::recording(body, layer.route.replay_limit);
         Self {
             inner,
@@ -50,6 +52,7 @@ where
             head,
             body: Some(body),
             recording: Some(recording),
+            is_named: false,
         }
     }
 
@@ -70,6 +73,7 @@ where
     where
         S: Service<Request<ReplayBody<B>>, Response = Response<ResBody>>,
     {
+        self.is_named = matches!(authenticated.by, By::Name(_));
         // The client's token ends here: it must not reach the upstream, not in
         // the replay either.
         self.head.headers.remove(AUTHORIZATION);
@@ -142,7 +146,8 @@ where
     }
 
     /// The gateway's response as the client gets it. The upstream's challenge
-    /// would send the client to the wrong authorization server.
+    /// would send the client to the wrong authorization server, and so would ours
+    /// a client of a gateway that authenticates its users itself.
     pub(crate) fn finish<ResBody>(
         &self,
         mut response: Response<ResBody>,
@@ -151,6 +156,14 @@ where
         let status = response.status();
         let headers = response.headers_mut();
         let had_challenge = headers.remove(WWW_AUTHENTICATE).is_some();
+        if self.is_named {
+            // The client's own token is good: logging in with the gateway again
+            // would not help it.
+            if status == StatusCode::UNAUTHORIZED {
+                *response.status_mut() = StatusCode::FORBIDDEN;
+            }
+            return response.map(ResponseBody::of_gateway);
+        }
         let ours: Option<&HeaderValue> = match status {
             // RFC 9110 §15.5.2: a 401 must have one.
             StatusCode::UNAUTHORIZED => Some(&challenges.invalid_token),

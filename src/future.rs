@@ -198,9 +198,11 @@ where
                             replay(exchange, authenticated)
                         }
                         // Nothing better is to be had: the upstream's word stands.
-                        (Err(Rejection::Refresh(error)), _, Some(response))
-                            if error.kind() == RefreshErrorKind::NotRefreshable =>
-                        {
+                        (
+                            Err(Rejection::Refresh(error) | Rejection::NotConnected(error)),
+                            _,
+                            Some(response),
+                        ) if error.kind() == RefreshErrorKind::NotRefreshable => {
                             return this.state.end(exchange.finish(response));
                         }
                         (Err(rejection), _, _) => reject(exchange, rejection),

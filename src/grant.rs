@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::authenticate;
 use crate::authenticate::Authenticated;
+use crate::authenticate::By;
 use crate::error::RefreshError;
 use crate::id::GrantId;
 use crate::refresh;
@@ -62,26 +63,40 @@ impl GrantContext {
     }
 
     /// The grant: the same for all its tokens, before and after any refresh.
+    ///
+    /// Whom the [gateway named](crate::resolve) has no grant, and is called
+    /// what his credential is: the same for the same subject, provider, tenant
+    /// and upstream scope, on every replica. A name, not a secret: whoever knows
+    /// these can make it.
     pub fn id(&self) -> GrantId {
-        self.authenticated.entry.grant.id
+        match &self.authenticated.by {
+            By::Token { entry, .. } => entry.grant.id,
+            By::Name(named) => GrantId::from_bytes(*named.cell.id.as_bytes()),
+        }
     }
 
     /// The user.
     pub fn subject(&self) -> &str {
-        &self.authenticated.entry.grant.subject
+        match &self.authenticated.by {
+            By::Token { entry, .. } => &entry.grant.subject,
+            By::Name(named) => &named.subject,
+        }
     }
 
     /// The client that the grant was issued to, if to one.
     pub fn client_id(&self) -> Option<&str> {
-        self.authenticated.entry.grant.client_id.as_deref()
+        match &self.authenticated.by {
+            By::Token { entry, .. } => entry.grant.client_id.as_deref(),
+            By::Name(_) => None,
+        }
     }
 
-    /// The scope of the access token, space-separated.
+    /// The scope of the access token of ours, space-separated.
     pub fn scope(&self) -> Option<&str> {
-        let Authenticated {
-            entry, narrowed, ..
-        } = &self.authenticated;
-        narrowed.as_deref().or(entry.grant.scope.as_deref())
+        match &self.authenticated.by {
+            By::Token { entry, narrowed } => narrowed.as_deref().or(entry.grant.scope.as_deref()),
+            By::Name(_) => None,
+        }
     }
 
     /// How often the credential of this request had been refreshed.
@@ -113,18 +128,17 @@ impl GrantContext {
     /// [wait budget](crate::settings::Timings::wait_budget);
     /// [`RefreshErrorKind`](crate::error::RefreshErrorKind) says who must act.
     /// A grant that has been revoked or has expired is as good as a login that
-    /// has ended.
+    /// has ended, and so is a user who was disconnected.
     pub async fn fresh(&self) -> Result<Self, RefreshError> {
-        authenticate::still_granted(&self.core, self.id()).await?;
+        let authenticated = authenticate::still_granted(&self.core, &self.authenticated).await?;
         let want = if self.is_reported {
             Want::NewerThan(self.authenticated.snapshot.generation)
         } else {
             Want::Usable
         };
-        let mut fresh = self.clone();
-        fresh.is_reported = false;
+        let mut fresh = Self::new(&self.core, &authenticated);
         fresh.authenticated.snapshot =
-            refresh::refreshed(&self.core, &self.authenticated.cell, want).await?;
+            refresh::refreshed(&self.core, &authenticated.cell, want).await?;
         Ok(fresh)
     }
 }

@@ -208,7 +208,10 @@ impl Regrant {
         let core = &self.core;
         upstream.check()?;
         known(core, &upstream)?;
-        let Some(grant) = core.store.grant(id).await? else {
+        // Nothing is stored for a grant that has ended: nobody could use it, and
+        // nobody would revoke it.
+        let grant = core.store.grant(id).await?;
+        let Some(grant) = grant.filter(|grant| grant.revoked.is_none()) else {
             return Ok(false);
         };
         let now = core.clock.now();

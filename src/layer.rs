@@ -7,6 +7,7 @@ use tower::Layer;
 
 use crate::classify::Classify;
 use crate::error::ConfigError;
+use crate::resolve::ResolveGrant;
 use crate::route::Route;
 use crate::service::Refresh;
 use crate::state::Core;
@@ -116,6 +117,19 @@ impl RefreshLayer {
     /// [`Unauthorized`](crate::classify::Unauthorized): a 401.
     pub fn with_classify(mut self, classify: impl Classify) -> Self {
         Arc::make_mut(&mut self.route).classify = Arc::new(classify);
+        self
+    }
+
+    /// How the gateway says who is calling, where it authenticates its users
+    /// itself ([`resolve`](crate::resolve)). The default is not at all: a token
+    /// of ours says so.
+    ///
+    /// A caller named so is served whatever
+    /// [`required_scope`](Self::required_scope) and
+    /// [`resource_path`](Self::resource_path) say: these are asked of tokens of
+    /// ours.
+    pub fn with_resolve_grant(mut self, resolve: impl ResolveGrant) -> Self {
+        Arc::make_mut(&mut self.route).resolve = Some(Arc::new(resolve));
         self
     }
 

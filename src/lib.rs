@@ -18,7 +18,9 @@ pub mod future;
 mod authenticate;
 mod cache;
 mod grant;
+mod named;
 mod rejection;
+pub mod resolve;
 mod resource;
 mod route;
 mod scope;
@@ -36,6 +38,7 @@ pub mod seal;
 pub mod store;
 
 mod client;
+mod disconnect;
 pub mod endpoint;
 mod issue;
 mod link;

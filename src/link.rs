@@ -7,14 +7,57 @@ use crate::credential;
 use crate::credential::Secrets;
 use crate::id::CredentialId;
 use crate::issue::IssueError;
+use crate::issue::known;
 use crate::login::Upstream;
+use crate::login::check_texts;
+use crate::refresh::lease;
 use crate::regrant::Regrant;
 use crate::store::Credential;
 use crate::store::Replacement;
+use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 
 impl Regrant {
+    /// Connects a user to a provider without a grant, for a gateway that
+    /// authenticates its users itself ([`resolve`](crate::resolve)): stores what
+    /// the provider gave, in place of what it gave before. Whoever is then named
+    /// by this subject is served with it, on every replica at once, and so are
+    /// the grants that refer to it.
+    ///
+    /// It lives until the provider or
+    /// [`disconnect`](Self::disconnect) ends it, whatever becomes of grants.
+    ///
+    /// ```
+    /// use regrant::{IssueError, Regrant, Upstream};
+    /// use regrant::secret::{UpstreamAccessToken, UpstreamRefreshToken};
+    ///
+    /// /// At the end of the gateway's own login at the provider.
+    /// async fn connected(regrant: &Regrant, user: &str) -> Result<(), IssueError> {
+    ///     let upstream = Upstream::new("linear", UpstreamAccessToken::new("at"))
+    ///         .refresh_token(UpstreamRefreshToken::new("rt"));
+    ///     regrant.link(user, upstream).await?;
+    ///     Ok(())
+    /// }
+    /// # let _unused = connected;
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If a text cannot be stored, the provider was not added, or the store
+    /// cannot be reached: then ask again.
+    pub async fn link(
+        &self,
+        subject: &str,
+        upstream: Upstream,
+    ) -> Result<CredentialId, IssueError> {
+        check_texts(&[("subject", Some(subject))])?;
+        upstream.check()?;
+        known(&self.core, &upstream)?;
+        let now = self.core.clock.now();
+        self.link_one(subject, &upstream, true, now).await
+    }
+
     /// Stores the credential of a login: a new one, or in place of the one that
     /// the same login gave before. All grants of the subject then use it, and
     /// what the provider had ended lives again. `linked` as in
@@ -72,10 +115,12 @@ impl Regrant {
             // Some providers give a refresh token at the first login only. One
             // that works is not thrown away for none, nor taken out of the
             // hands of somebody who is just spending it.
-            let is_better = upstream.refresh_token.is_none()
-                && spendable.is_some()
-                && !snapshot.terminal
-                && (known.linked || !linked);
+            let is_better =
+                upstream.refresh_token.is_none() && spendable.is_some() && !snapshot.terminal;
+            if is_better && linked && !known.linked {
+                self.mark_linked(id).await?;
+                continue;
+            }
             if is_ours || is_better {
                 core.cache.credential(id, &row.provider, snapshot);
                 return Ok(id);
@@ -92,6 +137,48 @@ impl Regrant {
             core.store.replace(id, known.generation, tokens).await?;
         }
         Err(StoreError::from(StoreErrorKind::Unavailable).into())
+    }
+
+    /// The same tokens, which from now on belong to their subject. Under the
+    /// lease, because whoever is spending could not store what comes of it.
+    async fn mark_linked(&self, id: CredentialId) -> Result<(), IssueError> {
+        let core = &self.core;
+        let Some(row) = lease::take(core, id).await? else {
+            return Ok(());
+        };
+        if row.unsettled > 0 {
+            // Somebody may be on the way to store what came of an earlier spend.
+            let released = Settlement::Released {
+                not_before: row.not_before.unwrap_or(row.refreshed_at),
+                unsettled: row.unsettled,
+                failures: row.failures,
+            };
+            core.store.settle(lease::claim_of(&row), released).await?;
+            let what = "the credential is being refreshed";
+            return Err(StoreError::new(StoreErrorKind::Unavailable, what).into());
+        }
+        let (snapshot, spendable) = credential::open(core, &row)
+            .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
+        let (refresh_token, tenant) = spendable
+            .map(|spendable| (Some(spendable.refresh_token), spendable.tenant))
+            .unwrap_or_default();
+        let secrets = Secrets {
+            access_token: snapshot.access_token,
+            refresh_token,
+            tenant,
+        };
+        let sealed = secrets
+            .seal(&core.keyring, id, &row.provider, row.generation + 1)
+            .map_err(|_error| IssueError::Crypto)?;
+        let tokens = Replacement {
+            sealed,
+            expires_at: row.expires_at,
+            refreshed_at: row.refreshed_at,
+            linked: true,
+        };
+        // Whether it did, the next look tells.
+        core.store.replace(id, row.generation, tokens).await?;
+        Ok(())
     }
 }
 

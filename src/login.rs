@@ -79,17 +79,9 @@ impl Upstream {
         self.expiry.of_login(&self.access_token, now)
     }
 
-    /// One login of one subject at one provider, for the same scopes, is one
-    /// credential, however many clients of the subject use it: some providers
-    /// keep only the last few (GitHub ten), and each one that is spent
-    /// separately is one more that can be lost.
     pub(crate) fn credential_id(&self, subject: &str) -> CredentialId {
-        let mut scope: Vec<_> = self.scope.iter().flat_map(|s| s.split(' ')).collect();
-        scope.sort_unstable();
-        scope.dedup();
-        let scope = scope.join(" ");
-        let tenant = self.tenant.as_deref().unwrap_or_default();
-        CredentialId::of(&[&self.provider, subject, tenant, scope.trim()])
+        let (tenant, scope) = (self.tenant.as_deref(), self.scope.as_deref());
+        credential_id(&self.provider, subject, tenant, scope)
     }
 
     pub(crate) fn check(&self) -> Result<(), IssueError> {
@@ -243,6 +235,23 @@ impl Login {
         }
         check_scope(self.scope.as_deref())
     }
+}
+
+/// One login of one subject at one provider, for the same scopes, is one
+/// credential, however many clients of the subject use it: some providers keep
+/// only the last few (GitHub ten), and each one that is spent separately is one
+/// more that can be lost.
+pub(crate) fn credential_id(
+    provider: &str,
+    subject: &str,
+    tenant: Option<&str>,
+    scope: Option<&str>,
+) -> CredentialId {
+    let mut scope: Vec<_> = scope.iter().flat_map(|s| s.split(' ')).collect();
+    scope.sort_unstable();
+    scope.dedup();
+    let scope = scope.join(" ");
+    CredentialId::of(&[provider, subject, tenant.unwrap_or_default(), scope.trim()])
 }
 
 /// What a database would refuse, or what must not be empty.

@@ -8,6 +8,7 @@
 //! | the grant lacks a scope | 403 | `insufficient_scope` |
 //! | the grant has no credential of this provider | 403 | without `error` |
 //! | this provider ended the login, others of the grant did not | 403 | without `error` |
+//! | the gateway named a user who is not, or no longer, connected | 403 | – |
 //! | provider or store in trouble, row does not open | 503 + `Retry-After` | – |
 //! | refreshed, but the request cannot be replayed | 503 + `Retry-After: 0` | – |
 //! | replayed, but the credential ran out on the way | 503 + `Retry-After: 0` | – |
@@ -39,6 +40,8 @@ pub(crate) enum Rejection {
     InsufficientScope,
     OtherProvider,
     ProviderEnded,
+    /// Of a caller whom the gateway named.
+    NotConnected(RefreshError),
     NotReplayable,
     RanOut,
     Refresh(RefreshError),
@@ -51,6 +54,20 @@ impl From<RefreshError> for Rejection {
 }
 
 impl Rejection {
+    /// Why a caller whom the gateway named is not served. Never a 401: the client's
+    /// own token is good.
+    pub(crate) fn of_named(error: RefreshError) -> Self {
+        match error.kind() {
+            RefreshErrorKind::Terminal | RefreshErrorKind::NotRefreshable => {
+                Self::NotConnected(error)
+            }
+            RefreshErrorKind::Misconfigured
+            | RefreshErrorKind::Provider
+            | RefreshErrorKind::Sealed
+            | RefreshErrorKind::Store => Self::Refresh(error),
+        }
+    }
+
     pub(crate) fn into_response(self, challenges: &Challenges) -> Response<OwnBody> {
         let (status, challenge, message) = match &self {
             Self::NoBearer => (
@@ -77,6 +94,12 @@ impl Rejection {
                 StatusCode::FORBIDDEN,
                 Some(&challenges.no_bearer),
                 "the login at the provider of this resource has ended: please log in there again",
+            ),
+            Self::NotConnected(_) => (
+                StatusCode::FORBIDDEN,
+                None,
+                "you are not connected to the provider of this resource, or no longer: please \
+                 connect it",
             ),
             Self::NotReplayable => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -114,7 +137,8 @@ impl Rejection {
             | Self::InvalidToken
             | Self::InsufficientScope
             | Self::OtherProvider
-            | Self::ProviderEnded => DEFAULT_RETRY_AFTER,
+            | Self::ProviderEnded
+            | Self::NotConnected(_) => DEFAULT_RETRY_AFTER,
         };
         let body = json!({
             "jsonrpc": "2.0",
@@ -133,13 +157,13 @@ impl Rejection {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, retry_after.into());
         }
-        if let Self::Refresh(error) = self {
+        if let Self::Refresh(error) | Self::NotConnected(error) = self {
             // Why a login ended was said when it did; saying it again for every
             // request of it would hide everything else.
-            if status == StatusCode::UNAUTHORIZED {
-                tracing::debug!(error = &error as &dyn Error, "a login has ended");
-            } else {
+            if status == StatusCode::SERVICE_UNAVAILABLE {
                 tracing::warn!(error = &error as &dyn Error, "no upstream credential");
+            } else {
+                tracing::debug!(error = &error as &dyn Error, "a login has ended");
             }
             response.extensions_mut().insert(error);
         }

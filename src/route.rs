@@ -5,11 +5,14 @@ use std::sync::Arc;
 use http::HeaderName;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 
 use crate::classify::Classify;
 use crate::classify::Unauthorized;
 use crate::error::ConfigError;
 use crate::rejection::Rejection;
+use crate::resolve::Caller;
+use crate::resolve::ResolveGrant;
 use crate::resource;
 use crate::scope;
 use crate::state::PublicUrl;
@@ -29,6 +32,7 @@ pub(crate) struct Route {
     pub(crate) serves_endpoints: bool,
     pub(crate) passes_through: bool,
     pub(crate) classify: Arc<dyn Classify>,
+    pub(crate) resolve: Option<Arc<dyn ResolveGrant>>,
     pub(crate) credential_header: HeaderName,
     pub(crate) credential_scheme: Option<Box<str>>,
 }
@@ -45,6 +49,7 @@ impl Route {
             serves_endpoints: true,
             passes_through: false,
             classify: Arc::new(Unauthorized),
+            resolve: None,
             credential_header: AUTHORIZATION,
             credential_scheme: None,
         })
@@ -70,6 +75,11 @@ impl Route {
 
     pub(crate) fn scope(&self) -> &str {
         &self.scope
+    }
+
+    /// Whom the gateway says is calling.
+    pub(crate) fn caller(&self, head: &Parts) -> Option<Caller> {
+        self.resolve.as_ref()?.resolve(head)
     }
 
     /// Whether a grant is good here.

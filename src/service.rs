@@ -71,8 +71,9 @@ where
             return ResponseFuture::endpoint(endpoints.respond(request));
         }
 
-        let cached = authenticate::from_memory(core, route, request.headers());
-        let exchange = || Exchange::new(inner, self.layer.clone(), request);
+        let (head, body) = request.into_parts();
+        let cached = authenticate::from_memory(core, route, &head);
+        let exchange = || Exchange::new(inner, self.layer.clone(), head, body);
         match cached {
             Ok(Cached::Ready(authenticated)) => ResponseFuture::call(exchange(), authenticated),
             Ok(Cached::Pending(pending)) => ResponseFuture::resolve(exchange(), pending),

@@ -17,6 +17,7 @@
 mod attempt;
 mod breaker;
 mod flight;
+pub(crate) mod lease;
 mod settle;
 mod spend;
 

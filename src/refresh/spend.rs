@@ -17,6 +17,7 @@ use super::attempt::Step;
 use super::attempt::missing_row;
 use super::breaker::Permit;
 use super::flight::Outcome;
+use super::lease::claim_of;
 use super::settle::Settling;
 use super::settle::Verdict;
 use super::settle::end_for_good;
@@ -248,14 +249,6 @@ impl Attempt {
         }
         tracing::info!(generation = outcome.generation, "credential refreshed");
         Ok(outcome)
-    }
-}
-
-fn claim_of(row: &Credential) -> Claim {
-    Claim {
-        id: row.id,
-        generation: row.generation,
-        fence: row.fence,
     }
 }
 

@@ -20,6 +20,8 @@ use crate::provider::Provider;
 use crate::support::KEYS;
 use crate::support::database::Database;
 use crate::support::process::GatewayProcess;
+use crate::support::process::built;
+use crate::support::process::clean;
 use crate::support::process::gateway;
 use crate::support::process::json;
 use crate::support::process::regrant;
@@ -369,4 +371,16 @@ async fn a_bad_or_missing_setting_is_one_line_that_names_it_and_exit_2() {
         assert!(!stderr.contains("canary"), "{stderr}");
         assert!(output.stdout.is_empty(), "{change:?}");
     }
+}
+
+#[tokio::test]
+async fn jwt_gateway_keeps_what_its_demo_promises() {
+    let mut demo = clean(built("examples/jwt_gateway"), &[]);
+    demo.arg("demo").stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(60), demo.output());
+    let output = output.await.unwrap().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{told}");
+    assert_eq!(told.matches('✓').count(), 13, "{told}");
+    assert!(!told.contains("upstream-at-"), "{told}");
 }

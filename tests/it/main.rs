@@ -25,6 +25,7 @@ mod laboratory;
 mod layer;
 mod logins;
 mod metadata;
+mod named;
 mod operator;
 mod presets;
 mod provider_assertion;
@@ -41,6 +42,7 @@ mod simulation;
 mod store;
 mod store_trouble;
 mod trouble;
+mod upstreams;
 mod windows;
 mod wraps;
 

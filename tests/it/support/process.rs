@@ -77,14 +77,14 @@ pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-pub(super) fn clean(program: PathBuf, variables: &[(&str, &str)]) -> Command {
+pub(crate) fn clean(program: PathBuf, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(variables.iter().copied());
     command
 }
 
 /// What cargo built beside this test.
-pub(super) fn built(path: &str) -> PathBuf {
+pub(crate) fn built(path: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().parent().unwrap().join(path);
     assert!(
