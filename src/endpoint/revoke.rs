@@ -13,6 +13,7 @@ use serde_json::json;
 use super::error::OAuthError;
 use super::form::Form;
 use super::json;
+use crate::audit::AuditKind;
 use crate::clock::unix_seconds;
 use crate::response::OwnBody;
 use crate::state::Core;
@@ -42,9 +43,8 @@ async fn revoke_grant(
     claims: &RefreshClaims,
 ) -> Result<(), OAuthError> {
     let grant = core.store.grant(claims.id).await?;
-    if grant.is_some_and(|grant| is_owner(&grant, form)) {
-        core.revoke_grant(claims.id, RevocationReason::Client)
-            .await?;
+    if let Some(grant) = grant.filter(|grant| is_owner(grant, form)) {
+        core.revoke_grant(&grant, RevocationReason::Client).await?;
     }
     Ok(())
 }
@@ -55,25 +55,30 @@ async fn revoke_access(
     claims: &AccessClaims,
 ) -> Result<(), OAuthError> {
     let grant = core.store.grant(claims.id).await?;
-    let is_good = grant
-        .is_some_and(|grant| is_owner(&grant, form) && claims.is_of(&grant.salt, &core.keyring));
+    let is_good = |grant: &Grant| is_owner(grant, form) && claims.is_of(&grant.salt, &core.keyring);
+    let Some(grant) = grant.filter(is_good) else {
+        return Ok(());
+    };
     let now = core.clock.now();
     let is_over = claims.expires_at() + core.lifetimes.leeway <= now;
-    if !is_good || is_over {
+    if is_over {
         return Ok(());
     }
     let mut expired_below = [0; 24];
     let (seconds, _nonce) = expired_below.split_at_mut(8);
     let leeway = core.lifetimes.leeway.as_secs() + 1;
     seconds.copy_from_slice(&unix_seconds(now).saturating_sub(leeway).to_be_bytes());
+    let entry = claims.revocation_entry();
     let revoked = core
         .store
-        .revoke_access(claims.id, claims.revocation_entry(), expired_below)
+        .revoke_access(claims.id, entry, expired_below)
         .await;
     // Also when the write failed: it may have gone through unnoticed.
     core.cache.forget(claims.id);
     revoked?;
-    tracing::info!(grant = %claims.id, "access token revoked");
+    if grant.revoked.is_none() && !grant.revoked_access.contains(&entry) {
+        core.audit(AuditKind::AccessTokenRevoked, &grant);
+    }
     Ok(())
 }
 

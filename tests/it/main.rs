@@ -12,6 +12,7 @@
 mod support;
 
 mod attempts;
+mod audit;
 mod database_trouble;
 mod dependencies;
 mod disconnects;
@@ -23,6 +24,8 @@ mod layer;
 mod logins;
 mod metadata;
 mod operator;
+mod outbox;
+mod outbox_races;
 mod presets;
 mod provider_assertion;
 mod provider_discovery;

@@ -1,0 +1,353 @@
+//! The outbox against what happens at the same time: crashes, other replicas,
+//! refreshes and new logins.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::future::join_all;
+use http::StatusCode;
+use regrant::CodeRequest;
+use regrant::Login;
+use regrant::Regrant;
+use regrant::clock::Clock;
+use regrant::provider::Expiry;
+use regrant::provider::Provider;
+use regrant::provider::ProviderError;
+use regrant::provider::ProviderErrorKind;
+use regrant::provider::RefreshRequest;
+use regrant::provider::RevocationRequest;
+use regrant::provider::TokenResponse;
+use regrant::seal::Keyring;
+use regrant::secret::UpstreamAccessToken;
+use regrant::secret::UpstreamRefreshToken;
+use regrant::store::REVOKED;
+use regrant::store::Store;
+use regrant::store::memory::MemoryStore;
+use tokio::time::Instant;
+
+use crate::outbox::due;
+use crate::outbox::revoke;
+use crate::outbox::row;
+use crate::outbox::told;
+use crate::support::HOUR;
+use crate::support::KEYS;
+use crate::support::Lab;
+use crate::support::ask;
+use crate::support::flaky::FlakyStore;
+use crate::support::form;
+use crate::support::long;
+use crate::support::post;
+use crate::support::send;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Wall-clock time that passes as the runtime's does.
+#[derive(Debug)]
+struct RuntimeClock(SystemTime, Instant);
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> SystemTime {
+        self.0 + self.1.elapsed()
+    }
+}
+
+/// Writes down what it is to end.
+#[derive(Clone, Debug, Default)]
+struct Listener(Arc<Mutex<Vec<String>>>);
+
+impl Listener {
+    fn heard(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Provider for Listener {
+    fn refresh<'a>(
+        &'a self,
+        _request: RefreshRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
+        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        request: RevocationRequest<'a>,
+    ) -> BoxFuture<'a, Result<(), ProviderError>> {
+        let token = request.refresh_token.expose().to_owned();
+        self.0.lock().unwrap().push(token);
+        async { Ok(()) }.boxed()
+    }
+}
+
+/// A replica in paused time, in which nothing but its sweeps happens by itself.
+async fn paused(store: impl Store, listener: &Listener, begun: Instant) -> Regrant {
+    let epoch = SystemTime::UNIX_EPOCH + 500_000 * HOUR;
+    let clock = RuntimeClock(epoch, begun);
+    Regrant::builder(
+        "https://gateway.example",
+        store,
+        Keyring::parse(KEYS).unwrap(),
+    )
+    .provider("linear", listener.clone())
+    .with_clock(clock)
+    .start()
+    .await
+    .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_step_leaves_it_to_the_sweep_of_another_replica() {
+    let (begun, mut calls) = (Instant::now(), 0);
+    loop {
+        let (store, listener) = (MemoryStore::new(), Listener::default());
+        let crashing = FlakyStore::over(store.clone());
+        let here = paused(crashing.clone(), &listener, begun).await;
+        let login = Login::new("linear", "ada", UpstreamAccessToken::new("at"))
+            .refresh_token(UpstreamRefreshToken::new("rt"))
+            .expiry(Expiry::After(HOUR));
+        let issued = here.issue(login).await.unwrap();
+        let there = paused(store.clone(), &listener, begun).await;
+        // Reading the grant and ending it, and this many calls of the outbox.
+        crashing.die_after(2 + calls);
+        assert!(here.revoke(issued.grant_id).await.unwrap());
+
+        tokio::time::sleep(10 * MINUTE).await;
+
+        assert_eq!(due(&store).await, 0, "it crashed after {calls} calls");
+        let heard = listener.heard();
+        assert!(!heard.is_empty(), "it crashed after {calls} calls");
+        assert!(heard.iter().all(|token| token == "rt"));
+        let row = row(&store, issued.grant_id).await;
+        assert_eq!(row.terminal.as_deref(), Some(REVOKED));
+        drop(there);
+        if crashing.calls() < 2 + calls {
+            break;
+        }
+        calls += 1;
+    }
+    assert!(calls > 8, "{calls}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sweeps_end_with_their_gateway() {
+    let (store, listener) = (MemoryStore::new(), Listener::default());
+    let begun = Instant::now();
+    for is_drained in [true, false] {
+        let counting = FlakyStore::over(store.clone());
+        let regrant = paused(counting.clone(), &listener, begun).await;
+        let before = counting.calls();
+        tokio::time::sleep(10 * MINUTE).await;
+        assert!(counting.calls() > before + 10, "it sweeps");
+        if is_drained {
+            assert!(regrant.drain(SECOND).await);
+        } else {
+            drop(regrant);
+        }
+
+        let before = counting.calls();
+        tokio::time::sleep(10 * MINUTE).await;
+        assert_eq!(counting.calls(), before);
+    }
+}
+
+#[tokio::test]
+async fn of_many_replicas_one_tells_the_provider() {
+    let (lab, store) = (Lab::start().await, MemoryStore::new());
+    // They all meet at every step.
+    let replica = async || {
+        let store = FlakyStore::over(store.clone()).yields(1);
+        lab.builder(store).start().await.unwrap()
+    };
+    let replicas = join_all((0..8).map(|_| replica())).await;
+    let mut grants = Vec::new();
+    for number in 0..20 {
+        let login = lab.login_of(&format!("user-{number}"));
+        grants.push(replicas[0].issue(login).await.unwrap().grant_id);
+    }
+    for grant in grants {
+        let at = lab.clock.now();
+        let reason = regrant::store::RevocationReason::Operator;
+        assert!(store.revoke_grant(grant, at, reason).await.unwrap());
+    }
+
+    join_all(replicas.iter().map(Regrant::revoke_due)).await;
+
+    assert_eq!(lab.provider.counts().revocations, 20);
+    assert_eq!(due(&store).await, 0);
+}
+
+#[tokio::test]
+async fn a_refresh_under_way_comes_to_its_end_first() {
+    let (lab, store) = (Lab::start().await, MemoryStore::new());
+    let builder = lab.builder(store.clone()).lifetimes(long());
+    let regrant = builder.start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    lab.clock.advance(HOUR);
+    lab.faults.hold();
+    let gateway = lab.gateway(&regrant);
+    let request = post(issued.access_token.expose(), "");
+    let asked = tokio::spawn(async move { send(&gateway, request).await.status });
+    lab.faults.arrived(1).await;
+
+    revoke(&regrant, &issued).await;
+    // As often as it likes: the refresh goes first.
+    for _ in 0..3 {
+        lab.clock.advance(MINUTE);
+        regrant.revoke_due().await;
+    }
+    assert_eq!(lab.faults.requests().len(), 1);
+    lab.faults.release();
+    let _served_or_not = asked.await.unwrap();
+    assert_eq!(row(&store, issued.grant_id).await.generation, 1);
+    for _ in 0..5 {
+        lab.clock.advance(2 * MINUTE);
+        regrant.revoke_due().await;
+    }
+
+    let counts = lab.provider.counts();
+    assert_eq!((counts.refreshes, counts.double_spends), (1, 0));
+    assert_eq!((counts.revocations, due(&store).await), (1, 0));
+    let row = row(&store, issued.grant_id).await;
+    assert_eq!(row.terminal.as_deref(), Some(REVOKED));
+    let ended = lab.seen().pop().is_none_or(|seen| {
+        let upstream = seen.bearer().to_owned();
+        lab.provider.introspect(&upstream).is_none()
+    });
+    assert!(ended, "also what it got");
+}
+
+/// How somebody logs in while the outbox is at work.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    Login,
+    /// As some providers do at every login but the first.
+    LoginWithoutRefreshToken,
+    Code,
+    /// To a grant of the same subject that has another provider so far.
+    Attach,
+}
+
+#[tokio::test]
+async fn a_login_that_comes_at_any_moment_works_afterwards() {
+    for way in [
+        Way::Login,
+        Way::LoginWithoutRefreshToken,
+        Way::Code,
+        Way::Attach,
+    ] {
+        let lab = Lab::start().await;
+        for (slow, fast) in [(0, 0), (1, 0), (0, 1), (1, 1), (4, 0), (0, 4)] {
+            for head_start in 0..40 {
+                let moment = format!("{way:?}, {slow} and {fast}, {head_start} later");
+                log_in_meanwhile(&lab, way, (slow, fast), head_start, &moment).await;
+            }
+        }
+        // Some of them were in time to keep it, others were not.
+        let told = lab.provider.counts().revocations;
+        assert!(told > 0, "{way:?}: {told}");
+    }
+}
+
+/// Ends a grant, and `head_start` steps later its user logs in again.
+async fn log_in_meanwhile(
+    lab: &Lab,
+    way: Way,
+    (ends, begins): (usize, usize),
+    head_start: usize,
+    moment: &str,
+) {
+    let store = MemoryStore::new();
+    let replica = async |yields| {
+        let store = FlakyStore::over(store.clone()).yields(yields);
+        let builder = lab.builder(store).lifetimes(long());
+        let builder = builder.provider("other", lab.oauth2());
+        builder.start().await.unwrap()
+    };
+    let (here, there) = (replica(ends).await, replica(begins).await);
+    let old = here.issue(lab.login()).await.unwrap();
+    let tokens = lab.provider.log_in("ada");
+    let other = Login::new("other", "ada", UpstreamAccessToken::new(tokens.access));
+    let other = there.issue(other).await.unwrap();
+    lab.clock.advance(2 * MINUTE);
+    assert!(here.revoke(old.grant_id).await.unwrap());
+    for _ in 0..head_start {
+        tokio::task::yield_now().await;
+    }
+
+    let tokens = lab.provider.log_in("ada");
+    let mut upstream = regrant::Upstream::new("linear", UpstreamAccessToken::new(&*tokens.access))
+        .expiry(Expiry::After(HOUR));
+    let mut login = Login::new("linear", "ada", UpstreamAccessToken::new(&*tokens.access))
+        .client_id("claude")
+        .expiry(Expiry::After(HOUR));
+    if way != Way::LoginWithoutRefreshToken {
+        login = login.refresh_token(UpstreamRefreshToken::new(&*tokens.refresh));
+        upstream = upstream.refresh_token(UpstreamRefreshToken::new(&*tokens.refresh));
+    }
+    let access = match way {
+        Way::Login | Way::LoginWithoutRefreshToken => {
+            let issued = there.issue(login).await.unwrap();
+            issued.access_token.expose().to_owned()
+        }
+        Way::Code => {
+            let request = CodeRequest::new("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+            let code = there.issue_code(login, request).await.unwrap();
+            let pairs = [
+                ("grant_type", "authorization_code"),
+                ("code", code.code.expose()),
+                (
+                    "code_verifier",
+                    "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+                ),
+                ("client_id", "claude"),
+            ];
+            let redeemed = ask(&there, form("/oauth/token", &pairs)).await;
+            assert_eq!(redeemed.status, StatusCode::OK, "{moment}");
+            redeemed.text("access_token")
+        }
+        Way::Attach => {
+            assert!(there.attach(other.grant_id, upstream).await.unwrap());
+            other.access_token.expose().to_owned()
+        }
+    };
+    assert!(here.drain(10 * SECOND).await);
+
+    let gateway = lab.gateway(&there);
+    let serves = async || send(&gateway, post(&access, "")).await.status;
+    assert_eq!(serves().await, StatusCode::OK, "{moment}: at once");
+    for _ in 0..20 {
+        lab.clock.advance(2 * MINUTE);
+        there.revoke_due().await;
+    }
+    assert_eq!(serves().await, StatusCode::OK, "{moment}: later on");
+    assert_eq!(due(&store).await, 0, "{moment}");
+    if way != Way::LoginWithoutRefreshToken {
+        lab.clock.advance(HOUR);
+        assert_eq!(serves().await, StatusCode::OK, "{moment}: refreshed");
+    }
+}
+
+#[tokio::test]
+async fn a_login_while_the_provider_is_asked_is_another_one() {
+    let (lab, store) = (Lab::start().await, MemoryStore::new());
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    lab.faults.hold();
+    revoke(&regrant, &issued).await;
+    lab.faults.arrived(1).await;
+
+    let again = lab.issue(&regrant).await;
+    lab.faults.release();
+    told(&lab, 1).await;
+    assert!(regrant.drain(10 * SECOND).await);
+
+    let request = post(again.access_token.expose(), "");
+    let answer = send(&lab.gateway(&regrant), request).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(due(&store).await, 0);
+}
