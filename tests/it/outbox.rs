@@ -28,6 +28,7 @@ use crate::support::lossy::Fate;
 use crate::support::lossy::Lossy;
 use crate::support::post;
 use crate::support::send;
+use crate::support::short;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -171,27 +172,25 @@ async fn what_no_provider_can_end_is_done() {
 }
 
 #[tokio::test]
-async fn a_provider_that_panics_is_told_later() {
-    let (lab, store) = (Lab::start().await, MemoryStore::new());
-    let line = Lossy::new(lab.oauth2());
-    line.then_on_revocation(Fate::Panics);
-    let builder = lab.builder(store.clone()).provider("linear", line);
-    let regrant = builder.start().await.unwrap();
-    let issued = lab.issue(&regrant).await;
+async fn a_provider_that_panics_or_never_answers_is_told_later() {
+    for (fate, heard) in [(Fate::Panics, 0), (Fate::AnswerLate, 1)] {
+        let (lab, store) = (Lab::start().await, MemoryStore::new());
+        let line = Lossy::new(lab.oauth2());
+        line.then_on_revocation(fate);
+        let builder = lab.builder(store.clone()).provider("linear", line);
+        let regrant = builder.timings(short()).start().await.unwrap();
+        let issued = lab.issue(&regrant).await;
 
-    revoke(&regrant, &issued).await;
-    assert!(regrant.drain(10 * SECOND).await);
-    assert_eq!(
-        (due(&store).await, lab.provider.counts().revocations),
-        (1, 0)
-    );
+        revoke(&regrant, &issued).await;
+        assert!(regrant.drain(10 * SECOND).await);
+        assert_eq!(due(&store).await, 1);
+        assert_eq!(lab.provider.counts().revocations, heard);
 
-    lab.clock.advance(MINUTE);
-    regrant.revoke_due().await;
-    assert_eq!(
-        (due(&store).await, lab.provider.counts().revocations),
-        (0, 1)
-    );
+        lab.clock.advance(MINUTE);
+        regrant.revoke_due().await;
+        assert_eq!(due(&store).await, 0);
+        assert_eq!(lab.provider.counts().revocations, heard + 1);
+    }
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ use crate::support::form;
 use crate::support::long;
 use crate::support::post;
 use crate::support::send;
+use crate::support::short;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -219,6 +220,51 @@ async fn a_refresh_under_way_comes_to_its_end_first() {
         lab.provider.introspect(&upstream).is_none()
     });
     assert!(ended, "also what it got");
+}
+
+#[tokio::test]
+async fn tokens_that_are_stored_late_are_the_ones_that_end() {
+    let (lab, store) = (Lab::start().await, MemoryStore::new());
+    let flaky = FlakyStore::over(store.clone());
+    let builder = lab.builder(flaky.clone()).lifetimes(long());
+    let here = builder.timings(short()).start().await.unwrap();
+    let there = lab.builder(store.clone()).start().await.unwrap();
+    let issued = lab.issue(&here).await;
+    lab.clock.advance(HOUR);
+    flaky.set_read_only(true);
+    let request = post(issued.access_token.expose(), "");
+    let answer = send(&lab.gateway(&here), request).await;
+    assert_eq!(answer.status, StatusCode::OK, "from memory");
+    assert!(there.revoke(issued.grant_id).await.unwrap());
+
+    // The lease runs out, and the outbox finds an attempt that was cut off.
+    let (begun, mut sat_out) = (std::time::Instant::now(), Duration::ZERO);
+    while row(&store, issued.grant_id).await.unsettled == 0 {
+        assert!(begun.elapsed() < MINUTE, "nobody takes the lease over");
+        // Slowly: a day later it would be given up.
+        if begun.elapsed() > sat_out {
+            sat_out += MINUTE / 1_000;
+            lab.clock.advance(MINUTE);
+        }
+        there.revoke_due().await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(row(&store, issued.grant_id).await.terminal, None);
+    flaky.set_read_only(false);
+    assert!(here.drain(10 * SECOND).await, "it is stored");
+    for _ in 0..10 {
+        lab.clock.advance(HOUR);
+        there.revoke_due().await;
+    }
+
+    let row = row(&store, issued.grant_id).await;
+    assert_eq!(
+        (row.generation, row.terminal.as_deref()),
+        (1, Some(REVOKED))
+    );
+    let sent = lab.faults.requests().pop().unwrap().1;
+    assert!(sent.contains("token=upstream-rt-1-"), "the newest");
+    assert_eq!(due(&store).await, 0);
 }
 
 /// How somebody logs in while the outbox is at work.
