@@ -25,6 +25,7 @@ mod logins;
 mod metadata;
 mod operator;
 mod outbox;
+mod outbox_logins;
 mod outbox_races;
 mod presets;
 mod provider_assertion;

@@ -226,11 +226,13 @@ async fn a_credential_ends_with_the_last_grant_that_uses_it() {
     let gateway = lab.gateway(&regrant);
     let first = lab.issue(&regrant).await;
     let second = lab.issue(&regrant).await;
+    let fence = row(&store, second.grant_id).await.fence;
 
     revoke(&regrant, &first).await;
     settled(&regrant, &lab, 0).await;
 
     assert_eq!(due(&store).await, 0, "there is nothing left to do");
+    assert_eq!(row(&store, second.grant_id).await.fence, fence, "untouched");
     let answer = send(&gateway, post(second.access_token.expose(), "")).await;
     assert_eq!(answer.status, StatusCode::OK);
 
