@@ -144,7 +144,9 @@ impl Running {
             (upstream.url.clone(), provider, None)
         } else {
             let demo = Demo::start().await?;
-            let provider = OAuth2Provider::builder(&demo.token_url, "demo-gateway").build()?;
+            let provider = OAuth2Provider::builder(&demo.token_url, "demo-gateway")
+                .revocation_endpoint(&demo.revocation_url)
+                .build()?;
             (demo.mcp_url.parse()?, provider, Some(demo))
         };
         let regrant = start_regrant(settings, &public_url, provider).await?;
@@ -257,6 +259,7 @@ pub(crate) struct Demo {
     pub(crate) upstream: upstream::Upstream,
     provider_url: String,
     token_url: String,
+    revocation_url: String,
     mcp_url: String,
 }
 
@@ -267,6 +270,7 @@ impl Demo {
         let provider_url = spawn(provider.router()).await?;
         Ok(Self {
             token_url: format!("{provider_url}/token"),
+            revocation_url: format!("{provider_url}/revoke"),
             mcp_url: format!("{}/mcp", spawn(upstream.router()).await?),
             provider_url,
             provider,

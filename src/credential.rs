@@ -176,6 +176,14 @@ impl Snapshot {
         }
     }
 
+    /// The same, after its end.
+    pub(crate) fn ended(self) -> Self {
+        Self {
+            terminal: true,
+            ..self
+        }
+    }
+
     /// Fresh enough to be sent without a thought.
     pub(crate) fn is_usable(&self, now: SystemTime) -> bool {
         !self.terminal && self.bearer.is_some() && self.usable_until.is_none_or(|until| now < until)

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::audit::AuditKind;
 use crate::id::GrantId;
 use crate::login::Login;
 use crate::login::Upstream;
@@ -134,7 +135,7 @@ impl Regrant {
         let new = NewGrant::of(core, holder, now)?;
         core.store.insert_grant(new.grant.clone()).await?;
         self.hold(&login, now).await?;
-        tracing::info!(grant = %id, "grant issued");
+        core.audit(AuditKind::GrantIssued, &new.grant);
 
         Ok(new.into_issued(core, now))
     }
@@ -217,22 +218,36 @@ impl Regrant {
         let now = core.clock.now();
         let credential = HeldCredential {
             id: self.link_one(&grant.subject, &upstream, false, now).await?,
-            provider: upstream.provider,
+            provider: upstream.provider.clone(),
         };
         let attached = core.store.attach(id, credential).await;
         core.cache.forget(id);
-        Ok(attached?)
+        let attached = attached?;
+        if attached {
+            self.hold_one(&grant.subject, &upstream, now).await?;
+        }
+        Ok(attached)
+    }
+
+    async fn hold(&self, login: &Login, now: SystemTime) -> Result<(), IssueError> {
+        for upstream in login.upstreams() {
+            self.hold_one(&login.subject, upstream, now).await?;
+        }
+        Ok(())
     }
 
     /// Looks again: somebody may have revoked, between linking and now, what
     /// nobody held yet. From now on it is held.
-    async fn hold(&self, login: &Login, now: SystemTime) -> Result<(), IssueError> {
-        for upstream in login.upstreams() {
-            let id = upstream.credential_id(&login.subject);
-            let row = self.core.store.credential(id).await?;
-            if row.is_some_and(|row| row.terminal.as_deref() == Some(REVOKED)) {
-                self.link_one(&login.subject, upstream, false, now).await?;
-            }
+    async fn hold_one(
+        &self,
+        subject: &str,
+        upstream: &Upstream,
+        now: SystemTime,
+    ) -> Result<(), IssueError> {
+        let id = upstream.credential_id(subject);
+        let row = self.core.store.credential(id).await?;
+        if row.is_some_and(|row| row.terminal.as_deref() == Some(REVOKED)) {
+            self.link_one(subject, upstream, false, now).await?;
         }
         Ok(())
     }

@@ -5,8 +5,9 @@
 //! The modules below stand in the order in which a request meets them:
 //! [`layer`] and [`service`] sort it out, [`future`] carries it, `authenticate`
 //! finds its grant, [`replay`], [`classify`] and [`response`] handle bodies and
-//! verdicts, `refresh` spends refresh tokens at a [`provider`], [`store`] keeps
-//! what must last, [`seal`] what must stay secret. [`endpoint`] is the other way
+//! verdicts, `refresh` spends refresh tokens at a [`provider`], `revocation` tells
+//! providers what has ended here, [`store`] keeps what must last, [`seal`] what
+//! must stay secret. [`endpoint`] is the other way
 //! in.
 
 pub mod layer;
@@ -31,6 +32,7 @@ pub mod response;
 
 mod credential;
 mod refresh;
+mod revocation;
 
 pub mod provider;
 
@@ -46,6 +48,7 @@ mod login;
 mod regrant;
 mod state;
 
+pub mod audit;
 pub mod clock;
 pub mod error;
 pub mod id;

@@ -14,6 +14,8 @@ use quick_cache::sync::Cache;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
+use crate::audit::Tracing;
 use crate::cache::GrantCache;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
@@ -27,6 +29,7 @@ use crate::provider::Provider;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
 use crate::resource;
+use crate::revocation;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
 use crate::settings::Timings;
@@ -56,7 +59,7 @@ use crate::store::StoreError;
 /// let layer = regrant.layer("linear")?;
 /// # let _layer = layer;
 /// # Ok(()) }
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(example()).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct Regrant {
@@ -77,6 +80,8 @@ impl Regrant {
             keyring,
             providers: BTreeMap::new(),
             clock: Arc::new(SystemClock),
+            audit: Arc::new(Tracing),
+            revoke_upstream: true,
             lifetimes: Lifetimes::default(),
             timings: Timings::default(),
             prefixes: TokenPrefixes::default(),
@@ -116,7 +121,19 @@ impl Regrant {
     ///
     /// If the store cannot be reached.
     pub async fn revoke(&self, id: GrantId) -> Result<bool, StoreError> {
-        self.core.revoke_grant(id, RevocationReason::Operator).await
+        let Some(grant) = self.core.store.grant(id).await? else {
+            return Ok(false);
+        };
+        self.core
+            .revoke_grant(&grant, RevocationReason::Operator)
+            .await
+    }
+
+    /// Tells providers of all that has ended and is due to be told, as is done
+    /// every half minute.
+    #[cfg(any(test, feature = "test-util"))]
+    pub async fn revoke_due(&self) {
+        while revocation::sweep(&self.core).await {}
     }
 
     /// Waits until everything under way is done, refreshes above all: call it
@@ -145,6 +162,8 @@ pub struct RegrantBuilder {
     keyring: Keyring,
     providers: BTreeMap<Box<str>, Arc<dyn Provider>>,
     clock: Arc<dyn Clock>,
+    audit: Arc<dyn Audit>,
+    revoke_upstream: bool,
     lifetimes: Lifetimes,
     timings: Timings,
     prefixes: TokenPrefixes,
@@ -220,6 +239,23 @@ impl RegrantBuilder {
         self
     }
 
+    /// Where audit events go. The default is [`Tracing`].
+    pub fn with_audit(mut self, audit: impl Audit) -> Self {
+        self.audit = Arc::new(audit);
+        self
+    }
+
+    /// Whether a provider is told (RFC 7009) when the last grant has ended that
+    /// used a login there: afterwards, and until it has heard. The default is
+    /// `true`; all replicas should say the same.
+    ///
+    /// At some providers that ends every login of the user through this
+    /// gateway's client, also those that are kept elsewhere.
+    pub fn revoke_upstream(mut self, is_wanted: bool) -> Self {
+        self.revoke_upstream = is_wanted;
+        self
+    }
+
     /// How many grants are kept in memory. The default is 100,000.
     pub fn cached_grants(mut self, count: usize) -> Self {
         self.cached_grants = count;
@@ -261,27 +297,29 @@ impl RegrantBuilder {
         }
         check_keys(&*self.store, &self.keyring).await?;
 
-        Ok(Regrant {
-            core: Arc::new(Core {
-                public_url,
-                store: self.store,
-                keyring: self.keyring,
-                providers: self.providers,
-                clock: self.clock,
-                lifetimes: self.lifetimes,
-                timings: self.timings,
-                prefixes: self.prefixes,
-                rotation: self.rotation,
-                cache: GrantCache::new(self.cached_grants),
-                clients: Cache::new(CACHED_CLIENTS),
-                flights: Flights::default(),
-                breakers: Breakers::default(),
-                jitter: Jitter::new(self.jitter_seed),
-                tasks: TaskTracker::new(),
-                resources: Mutex::new(Vec::new()),
-                advertised: self.advertised,
-            }),
-        })
+        let core = Arc::new(Core {
+            public_url,
+            store: self.store,
+            keyring: self.keyring,
+            providers: self.providers,
+            clock: self.clock,
+            audit: self.audit,
+            lifetimes: self.lifetimes,
+            timings: self.timings,
+            prefixes: self.prefixes,
+            rotation: self.rotation,
+            cache: GrantCache::new(self.cached_grants),
+            clients: Cache::new(CACHED_CLIENTS),
+            flights: Flights::default(),
+            breakers: Breakers::default(),
+            jitter: Jitter::new(self.jitter_seed),
+            revoke_upstream: self.revoke_upstream,
+            tasks: TaskTracker::new(),
+            resources: Mutex::new(Vec::new()),
+            advertised: self.advertised,
+        });
+        revocation::watch(&core);
+        Ok(Regrant { core })
     }
 }
 

@@ -9,6 +9,11 @@ use http::Uri;
 use quick_cache::sync::Cache;
 use tokio_util::task::TaskTracker;
 
+use crate::audit;
+use crate::audit::Audit;
+use crate::audit::AuditEvent;
+use crate::audit::AuditKind;
+use crate::audit::Whose;
 use crate::cache::GrantCache;
 use crate::client::KnownClient;
 use crate::clock::Clock;
@@ -16,11 +21,11 @@ use crate::endpoint::metadata::Advertised;
 use crate::error::ConfigError;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
-use crate::id::GrantId;
 use crate::jitter::Jitter;
 use crate::provider::Provider;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
+use crate::revocation;
 use crate::seal::Key;
 use crate::seal::Keyring;
 use crate::seal::SealError;
@@ -41,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) keyring: Keyring,
     pub(crate) providers: BTreeMap<Box<str>, Arc<dyn Provider>>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) audit: Arc<dyn Audit>,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) timings: Timings,
     pub(crate) prefixes: TokenPrefixes,
@@ -52,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) flights: Flights,
     pub(crate) breakers: Breakers,
     pub(crate) jitter: Jitter,
+    /// Whether providers are told of grants that have ended.
+    pub(crate) revoke_upstream: bool,
     /// Spends and writes that must not be lost.
     pub(crate) tasks: TaskTracker,
     /// The resources that layers protect.
@@ -87,18 +95,27 @@ impl Core {
         self.providers.contains_key(name)
     }
 
+    /// Ends a grant. Its provider is told afterwards: nobody waits for that.
     pub(crate) async fn revoke_grant(
-        &self,
-        id: GrantId,
+        self: &Arc<Self>,
+        whose: impl Into<Whose>,
         reason: RevocationReason,
     ) -> Result<bool, StoreError> {
+        let whose = whose.into();
+        let id = whose.grant;
         let revoked = self.store.revoke_grant(id, self.clock.now(), reason).await;
         // Also when the write failed: it may have gone through unnoticed.
         self.cache.forget(id);
         if matches!(revoked, Ok(true)) {
-            tracing::info!(grant = %id, reason = reason.as_str(), "grant revoked");
+            self.audit(AuditKind::GrantRevoked { reason }, whose);
+            revocation::begin(self, id);
         }
         revoked
+    }
+
+    /// Records what happened to a grant.
+    pub(crate) fn audit(&self, kind: AuditKind, whose: impl Into<Whose>) {
+        audit::record(&*self.audit, &AuditEvent::of(kind, whose));
     }
 
     pub(crate) fn add_resource(&self, path: &str, scope: &str) {

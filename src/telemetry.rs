@@ -4,6 +4,7 @@
 //! | metric | labels | |
 //! |---|---|---|
 //! | `regrant_refreshes_total` | `provider`, `outcome` | counter |
+//! | `regrant_revocations_total` | `provider`, `outcome` | counter |
 //! | `regrant_provider_seconds` | `provider` | histogram, one value per call |
 
 use std::time::Duration;
@@ -53,6 +54,51 @@ impl Outcome {
 pub(crate) fn count(provider: &str, outcome: Outcome) {
     metrics::counter!(
         "regrant_refreshes_total",
+        "provider" => provider.to_owned(),
+        "outcome" => outcome.as_str(),
+    )
+    .increment(1);
+}
+
+/// How one attempt to end a login at its provider ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Revocation {
+    /// The provider was asked and its answer never came.
+    Ambiguous,
+    /// The provider could not be told for a day.
+    GivenUp,
+    /// The provider had ended it before.
+    HadEnded,
+    /// Another grant still uses it.
+    Kept,
+    /// The provider refuses this gateway.
+    ProviderMisconfigured,
+    /// The provider ended it.
+    Revoked,
+    /// The provider is away, busy or limiting us.
+    TransientProvider,
+    /// The provider has no such thing.
+    Unsupported,
+}
+
+impl Revocation {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ambiguous => "ambiguous",
+            Self::GivenUp => "given_up",
+            Self::HadEnded => "had_ended",
+            Self::Kept => "kept",
+            Self::ProviderMisconfigured => "provider_misconfigured",
+            Self::Revoked => "revoked",
+            Self::TransientProvider => "transient_provider",
+            Self::Unsupported => "unsupported",
+        }
+    }
+}
+
+pub(crate) fn count_revocation(provider: &str, outcome: Revocation) {
+    metrics::counter!(
+        "regrant_revocations_total",
         "provider" => provider.to_owned(),
         "outcome" => outcome.as_str(),
     )

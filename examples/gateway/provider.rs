@@ -1,6 +1,7 @@
 //! A small OAuth provider for the demo and the tests, with the manners of the
 //! strict ones: refresh tokens are single-use, and whoever sends one twice has
-//! the whole family revoked (RFC 9700 §4.14.2).
+//! the whole family revoked (RFC 9700 §4.14.2). A family is all that descends
+//! from one login; revoking one token of it ends it too (RFC 7009 §2.1).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,24 +42,34 @@ pub(crate) struct Counts {
     pub(crate) refreshes: usize,
     /// Those with a refresh token that was spent already.
     pub(crate) double_spends: usize,
+    /// Requests to the revocation endpoint.
+    pub(crate) revocations: usize,
 }
 
 struct Inner {
     lifetime: Duration,
+    logins: usize,
     issued: usize,
     access: HashMap<String, AccessToken>,
     refresh: HashMap<String, RefreshToken>,
     counts: Counts,
 }
 
-struct AccessToken {
+/// All that descends from one login.
+#[derive(Clone, Eq, PartialEq)]
+struct Family {
     user: String,
+    login: usize,
+}
+
+struct AccessToken {
+    family: Family,
     number: usize,
     expires_at: Instant,
 }
 
 struct RefreshToken {
-    user: String,
+    family: Family,
     is_spent: bool,
 }
 
@@ -66,6 +77,7 @@ impl Provider {
     pub(crate) fn new(lifetime: Duration) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             lifetime,
+            logins: 0,
             issued: 0,
             access: HashMap::new(),
             refresh: HashMap::new(),
@@ -73,11 +85,12 @@ impl Provider {
         })))
     }
 
-    /// The token endpoint, and for playing with it `POST /revoke-access-tokens`
-    /// and `POST /log-out`.
+    /// The token and revocation endpoints, and for playing with it
+    /// `POST /revoke-access-tokens` and `POST /log-out`.
     pub(crate) fn router(&self) -> Router {
         Router::new()
             .route("/token", post(token))
+            .route("/revoke", post(revoke))
             .route(
                 "/revoke-access-tokens",
                 post(async |State(provider): State<Self>| {
@@ -97,14 +110,18 @@ impl Provider {
 
     /// What a completed authorization code flow would give.
     pub(crate) fn log_in(&self, user: &str) -> Tokens {
-        self.lock().issue(user)
+        let mut inner = self.lock();
+        let login = inner.logins;
+        inner.logins += 1;
+        let user = user.to_owned();
+        inner.issue(&Family { user, login })
     }
 
     /// The user and the number of a live access token.
     pub(crate) fn introspect(&self, access_token: &str) -> Option<(String, usize)> {
         let inner = self.lock();
         let token = inner.access.get(access_token)?;
-        (Instant::now() < token.expires_at).then(|| (token.user.clone(), token.number))
+        (Instant::now() < token.expires_at).then(|| (token.family.user.clone(), token.number))
     }
 
     /// Ends every access token before its time. Refresh tokens live on.
@@ -129,7 +146,7 @@ impl Provider {
 }
 
 impl Inner {
-    fn issue(&mut self, user: &str) -> Tokens {
+    fn issue(&mut self, family: &Family) -> Tokens {
         let number = self.issued;
         self.issued += 1;
         let access = format!("upstream-at-{number}-{}", random());
@@ -137,7 +154,7 @@ impl Inner {
         self.access.insert(
             access.clone(),
             AccessToken {
-                user: user.to_owned(),
+                family: family.clone(),
                 number,
                 expires_at: Instant::now() + self.lifetime,
             },
@@ -145,7 +162,7 @@ impl Inner {
         self.refresh.insert(
             refresh.clone(),
             RefreshToken {
-                user: user.to_owned(),
+                family: family.clone(),
                 is_spent: false,
             },
         );
@@ -166,16 +183,15 @@ impl Inner {
         let Some(token) = presented.and_then(|token| self.refresh.get_mut(token)) else {
             return refuse("invalid_grant");
         };
-        let user = token.user.clone();
+        let family = token.family.clone();
         if token.is_spent {
             self.counts.double_spends += 1;
-            self.refresh.retain(|_, token| token.user != user);
-            self.access.retain(|_, token| token.user != user);
+            self.end(&family);
             return refuse("invalid_grant");
         }
         token.is_spent = true;
         self.counts.refreshes += 1;
-        let tokens = self.issue(&user);
+        let tokens = self.issue(&family);
         (
             StatusCode::OK,
             json!({
@@ -186,6 +202,31 @@ impl Inner {
             }),
         )
     }
+
+    /// RFC 7009 §2.2: whoever sends a token that is not known gets what was
+    /// asked for.
+    fn revoke(&mut self, form: &HashMap<String, String>) -> StatusCode {
+        self.counts.revocations += 1;
+        let Some(presented) = form.get("token") else {
+            return StatusCode::BAD_REQUEST;
+        };
+        let refresh = self.refresh.get(presented).map(|token| &token.family);
+        let access = self.access.get(presented).map(|token| &token.family);
+        if let Some(family) = refresh.or(access).cloned() {
+            self.end(&family);
+        }
+        StatusCode::OK
+    }
+
+    fn end(&mut self, family: &Family) {
+        self.refresh.retain(|_, token| token.family != *family);
+        self.access.retain(|_, token| token.family != *family);
+    }
+}
+
+async fn revoke(State(provider): State<Provider>, RawForm(body): RawForm) -> StatusCode {
+    let form: HashMap<_, _> = form_urlencoded::parse(&body).into_owned().collect();
+    provider.lock().revoke(&form)
 }
 
 async fn token(State(provider): State<Provider>, RawForm(body): RawForm) -> Response {

@@ -309,7 +309,7 @@ impl std::fmt::Display for Invalid {
 
 impl Error for Invalid {}
 
-/// The gateway refreshes; this command never does.
+/// The gateway refreshes and revokes; this command never does.
 #[derive(Debug)]
 struct Elsewhere;
 
@@ -325,7 +325,8 @@ impl Provider for Elsewhere {
         &'a self,
         _request: RevocationRequest<'a>,
     ) -> BoxFuture<'a, Result<(), ProviderError>> {
-        Box::pin(async { Err(ProviderErrorKind::Unsupported.into()) })
+        // By which it stays due.
+        Box::pin(async { Err(ProviderErrorKind::Transient.into()) })
     }
 }
 

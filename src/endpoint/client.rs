@@ -23,6 +23,9 @@ use sha2::Sha256;
 
 use super::error::OAuthError;
 use super::form::Form;
+use crate::audit;
+use crate::audit::AuditEvent;
+use crate::audit::AuditKind;
 use crate::clock::unix_seconds;
 use crate::state::Core;
 use crate::store::ClientRecord;
@@ -53,7 +56,8 @@ pub(super) fn authenticate(
             if verify(core, form, client)? {
                 return Ok(());
             }
-            tracing::info!(client_id = client.id, "a client failed to authenticate");
+            let event = AuditEvent::of_client(AuditKind::ClientAuthenticationFailed, &client.id);
+            audit::record(&*core.audit, &event);
             Err(OAuthError::invalid_client())
         }
         Some(_) | None if is_required => {

@@ -20,6 +20,7 @@ use super::error::OAuthError;
 use super::form::Form;
 use super::token::check_resource;
 use super::token::success;
+use crate::audit::AuditKind;
 use crate::authenticate::has_ended;
 use crate::issue::Holder;
 use crate::issue::NewGrant;
@@ -87,7 +88,7 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
     if stored.is_none_or(|stored| stored.salt != grant.salt) {
         return again(core, &deposit).await;
     }
-    tracing::info!(grant = %grant.id, "authorization code redeemed");
+    core.audit(AuditKind::CodeRedeemed, &grant);
     let expires_at = grant.access_expires_at;
     Ok(success(&pair, expires_at, grant.scope.as_deref(), now))
 }
@@ -108,12 +109,12 @@ fn check(core: &Core, deposit: &Code, form: &Form, verifier: &str) -> Result<(),
 
 /// The code was redeemed before.
 async fn again(core: &Arc<Core>, deposit: &Code) -> Result<Response<OwnBody>, OAuthError> {
-    tracing::warn!(
-        grant = %deposit.id,
-        "an authorization code was redeemed twice: the grant is revoked"
-    );
-    core.revoke_grant(deposit.id, RevocationReason::CodeReuse)
-        .await?;
+    if core
+        .revoke_grant(deposit, RevocationReason::CodeReuse)
+        .await?
+    {
+        core.audit(AuditKind::CodeReused, deposit);
+    }
     Err(unknown())
 }
 

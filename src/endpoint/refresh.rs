@@ -23,6 +23,7 @@ use super::error::OAuthError;
 use super::form::Form;
 use super::token::check_resource;
 use super::token::success;
+use crate::audit::AuditKind;
 use crate::authenticate::has_ended;
 use crate::issue::remaining;
 use crate::response::OwnBody;
@@ -76,13 +77,11 @@ pub(super) async fn refresh(
                 }
             }
             Presented::Old => {
-                tracing::warn!(
-                    grant = %grant.id,
-                    presented = presented.generation,
-                    current = grant.generation,
-                    "a refresh token was reused: the grant is revoked"
-                );
-                core.revoke_grant(grant.id, RevocationReason::Reuse).await?;
+                // Of many at once, the one that ended the grant tells.
+                if core.revoke_grant(&grant, RevocationReason::Reuse).await? {
+                    let (presented, current) = (presented.generation, grant.generation);
+                    core.audit(AuditKind::TokenReused { presented, current }, &grant);
+                }
                 return Err(unknown());
             }
             Presented::Unknown => return Err(unknown()),

@@ -15,6 +15,7 @@ use super::client;
 use super::error::OAuthError;
 use super::form::Form;
 use super::json;
+use crate::audit::AuditKind;
 use crate::clock::unix_seconds;
 use crate::response::OwnBody;
 use crate::state::Core;
@@ -47,8 +48,7 @@ async fn revoke_grant(
         return Ok(());
     };
     if is_owner(core, &grant, form).await? {
-        core.revoke_grant(claims.id, RevocationReason::Client)
-            .await?;
+        core.revoke_grant(&grant, RevocationReason::Client).await?;
     }
     Ok(())
 }
@@ -71,14 +71,17 @@ async fn revoke_access(
     let (seconds, _nonce) = expired_below.split_at_mut(8);
     let leeway = core.lifetimes.leeway.as_secs() + 1;
     seconds.copy_from_slice(&unix_seconds(now).saturating_sub(leeway).to_be_bytes());
+    let entry = claims.revocation_entry();
     let revoked = core
         .store
-        .revoke_access(claims.id, claims.revocation_entry(), expired_below)
+        .revoke_access(claims.id, entry, expired_below)
         .await;
     // Also when the write failed: it may have gone through unnoticed.
     core.cache.forget(claims.id);
     revoked?;
-    tracing::info!(grant = %claims.id, "access token revoked");
+    if grant.revoked.is_none() && !grant.revoked_access.contains(&entry) {
+        core.audit(AuditKind::AccessTokenRevoked, &grant);
+    }
     Ok(())
 }
 

@@ -331,7 +331,9 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'_, Result<Vec<GrantId>, StoreError>> {
         self.with(|tables| {
             let due = |grant: &&Grant| grant.upstream_due.is_some_and(|at| at <= now);
-            let ids = tables.grants.values().filter(due).map(|grant| grant.id);
+            let mut due: Vec<_> = tables.grants.values().filter(due).collect();
+            due.sort_by_key(|grant| grant.upstream_due);
+            let ids = due.into_iter().map(|grant| grant.id);
             Ok(ids.take(limit as usize).collect())
         })
     }

@@ -12,6 +12,7 @@
 mod support;
 
 mod attempts;
+mod audit;
 mod clients;
 mod codes;
 mod database_trouble;
@@ -27,6 +28,9 @@ mod logins;
 mod metadata;
 mod named;
 mod operator;
+mod outbox;
+mod outbox_logins;
+mod outbox_races;
 mod presets;
 mod provider_assertion;
 mod provider_discovery;

@@ -6,6 +6,8 @@
 //! * no refresh token is spent twice, unless the store knows of an attempt that
 //!   was cut off;
 //! * no live login is marked as ended, and no revoked grant comes back;
+//! * no login is ended at its provider that a grant still uses, and all are
+//!   that none does;
 //! * every request ends in success, 503 or a justified 401;
 //! * when the trouble is over, every login that is not over works.
 //!
@@ -102,6 +104,7 @@ fn replicas_keep_every_login_alive_through_crashes_and_faults() {
     assert!(rate(total.refreshes) && rate(total.served) && rate(total.crashes));
     assert!(rate(total.unavailable) && total.refused > 0);
     assert!(total.resent > 0 && total.lost > 0 && total.recovered > 0);
+    assert!(total.ended > 0);
 }
 
 #[test]

@@ -31,6 +31,7 @@ use regrant::store::HeldCredential;
 use regrant::store::KeyRecord;
 use regrant::store::LOST_IN_FLIGHT;
 use regrant::store::LeaseHolder;
+use regrant::store::REVOKED;
 use regrant::store::Replacement;
 use regrant::store::RevocationReason;
 use regrant::store::Rotation;
@@ -225,8 +226,10 @@ impl Store for Reached {
                 if state.is_read_only.load(Ordering::Relaxed) {
                     return Err(StoreErrorKind::Corrupt.into());
                 }
+                // The same tokens again, because somebody wants them after all.
+                let is_undone = truth.row(id).terminal.as_deref() == Some(REVOKED);
                 let replaced = truth.store.replace(id, generation, tokens).await?;
-                if replaced && self.0.instance != OPERATOR {
+                if replaced && self.0.instance != OPERATOR && !is_undone {
                     truth.stored(self.0.instance, id);
                     truth.recovered(id);
                 }
@@ -295,7 +298,9 @@ impl Store for Reached {
         now: SystemTime,
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<GrantId>, StoreError>> {
-        self.0.truth.store.due_revocations(now, limit)
+        self.run("reads what is due", move || {
+            self.0.truth.store.due_revocations(now, limit)
+        })
     }
 
     fn take_revocation(
@@ -304,11 +309,15 @@ impl Store for Reached {
         now: SystemTime,
         next: SystemTime,
     ) -> BoxFuture<'_, Result<Option<Grant>, StoreError>> {
-        self.0.truth.store.take_revocation(id, now, next)
+        self.run("takes a revocation", move || {
+            self.0.truth.store.take_revocation(id, now, next)
+        })
     }
 
     fn finish_revocation(&self, id: GrantId) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.0.truth.store.finish_revocation(id)
+        self.run("finishes a revocation", move || {
+            self.0.truth.store.finish_revocation(id)
+        })
     }
 
     fn is_held(
@@ -317,7 +326,9 @@ impl Store for Reached {
         created_after: SystemTime,
         used_after: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.0.truth.store.is_held(id, created_after, used_after)
+        self.run("asks who holds it", move || {
+            self.0.truth.store.is_held(id, created_after, used_after)
+        })
     }
 
     fn is_awaited(
@@ -325,7 +336,9 @@ impl Store for Reached {
         id: CredentialId,
         now: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.0.truth.store.is_awaited(id, now)
+        self.run("asks who awaits it", move || {
+            self.0.truth.store.is_awaited(id, now)
+        })
     }
 
     fn insert_code(&self, code: Code) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -349,7 +362,8 @@ impl Store for Reached {
 }
 
 /// A terminal mark is right if the provider ended the login, or if an attempt
-/// was cut off that had spent the token.
+/// was cut off that had spent the token. One of ours is looked at when the
+/// provider hears of it, and when all is over.
 fn check_end(truth: &Truth, id: CredentialId, reason: &str) {
     truth.tell(|| format!("the login is marked as ended: {reason}"));
     if reason == LOST_IN_FLIGHT {
@@ -357,7 +371,7 @@ fn check_end(truth: &Truth, id: CredentialId, reason: &str) {
         if truth.row(id).unsettled == 0 {
             truth.violation("lost in flight, yet no attempt was cut off".to_owned());
         }
-    } else if !truth.is_dead(id) {
+    } else if reason != REVOKED && !truth.is_dead(id) {
         truth.violation(format!("a live login was marked as ended: {reason}"));
     }
 }
@@ -446,9 +460,33 @@ impl Provider for Asked {
 
     fn revoke<'a>(
         &'a self,
-        _request: RevocationRequest<'a>,
+        request: RevocationRequest<'a>,
     ) -> BoxFuture<'a, Result<(), ProviderError>> {
-        async { Err(ProviderErrorKind::Unsupported.into()) }.boxed()
+        async move {
+            let Life {
+                truth, instance, ..
+            } = &self.0;
+            let (family, _number) = parse(request.refresh_token.expose());
+            truth.tell(|| format!("replica {instance} wants login {family} ended"));
+            self.0.step(SLOW_PROVIDER).await;
+            let fault = if self.0.has_trouble() {
+                truth.below(6)
+            } else {
+                u64::MAX
+            };
+            match fault {
+                0 => return Err(ProviderErrorKind::Transient.into()),
+                1 => pending().await,
+                _ => {}
+            }
+            truth.revoke(family);
+            self.0.step(SLOW_PROVIDER).await;
+            match fault {
+                2 => pending().await,
+                _ => Ok(()),
+            }
+        }
+        .boxed()
     }
 }
 

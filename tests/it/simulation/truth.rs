@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use futures_util::FutureExt as _;
 use regrant::CredentialId;
+use regrant::GrantId;
 use regrant::store::Credential;
 use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
@@ -69,6 +70,7 @@ pub(super) struct Counts {
     pub(super) lost: usize,
     pub(super) recovered: usize,
     pub(super) crashes: usize,
+    pub(super) ended: usize,
 }
 
 impl Counts {
@@ -81,6 +83,7 @@ impl Counts {
         self.lost += other.lost;
         self.recovered += other.recovered;
         self.crashes += other.crashes;
+        self.ended += other.ended;
     }
 }
 
@@ -160,6 +163,18 @@ impl Truth {
 
     pub(super) fn count(&self, count: impl FnOnce(&mut Counts)) {
         count(&mut self.state.lock().unwrap().counts);
+    }
+
+    /// Whether a grant lives that uses this credential.
+    pub(super) fn is_held(&self, id: CredentialId) -> bool {
+        let since = SystemTime::UNIX_EPOCH;
+        let held = self.store.is_held(id, since, since).now_or_never();
+        held.unwrap().unwrap()
+    }
+
+    pub(super) fn is_revoked(&self, grant: GrantId) -> bool {
+        let grant = self.store.grant(grant).now_or_never().unwrap();
+        grant.unwrap().unwrap().revoked.is_some()
     }
 
     pub(super) fn row(&self, id: CredentialId) -> Credential {
@@ -310,6 +325,23 @@ impl Truth {
         let mut state = self.state.lock().unwrap();
         let family = state.linked[&credential];
         state.families[family].is_dead = true;
+    }
+}
+
+/// The outbox's side.
+impl Truth {
+    /// The gateway has a login ended.
+    pub(super) fn revoke(&self, family: usize) {
+        let credential = {
+            let mut state = self.state.lock().unwrap();
+            state.families[family].is_dead = true;
+            state.counts.ended += 1;
+            let credential = state.families[family].credential;
+            credential.filter(|id| state.linked.get(id) == Some(&family))
+        };
+        if credential.is_some_and(|id| self.is_held(id)) {
+            self.violation(format!("login {family} is ended though a grant uses it"));
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use regrant::replay::ReplayBody;
 use regrant::seal::Keyring;
 use regrant::settings::Lifetimes;
 use regrant::settings::Timings;
+use regrant::store::REVOKED;
 use regrant::store::Store as _;
 use tokio::time::Instant;
 use tower::Layer as _;
@@ -228,7 +229,7 @@ impl World {
         // It was over until a moment ago, as a slow store may still say.
         let was_over = |until: Instant| until + Timings::default().staleness >= begun;
         let is_again = refusals > 0 && self.truth.took_back_at_once(holder.credential);
-        holder.revoked_at.lock().unwrap().is_some()
+        self.truth.is_revoked(holder.grant)
             || self.truth.row(holder.credential).terminal.is_some()
             || self.truth.is_over(holder.credential)
             || was_over(*holder.linked_at.lock().unwrap())
@@ -289,8 +290,13 @@ impl World {
     }
 
     async fn revoke(&self, holder: &Holder) {
-        if self.operator.revoke(holder.grant).await.unwrap() {
-            *holder.revoked_at.lock().unwrap() = Some(Instant::now());
+        let replica = self.any_replica().regrant;
+        let revoked = replica.revoke(holder.grant);
+        // It may crash, or lose the answer.
+        let _unknown = tokio::time::timeout(MINUTE, revoked).await;
+        let mut revoked_at = holder.revoked_at.lock().unwrap();
+        if revoked_at.is_none() && self.truth.is_revoked(holder.grant) {
+            *revoked_at = Some(Instant::now());
         }
     }
 
@@ -331,6 +337,19 @@ impl World {
                         self.truth.violation("a revoked grant came back".to_owned());
                     }
                 }
+            }
+        }
+        // At growing intervals, up to an hour: then every provider has heard.
+        tokio::time::sleep(180 * MINUTE).await;
+        let due = self.truth.store.due_revocations(self.truth.now(), 9);
+        if !due.await.unwrap().is_empty() {
+            self.truth.violation("a provider never hears".to_owned());
+        }
+        for Holder { credential, .. } in &self.grants {
+            let row = self.truth.row(*credential);
+            if self.truth.is_held(*credential) && row.terminal.as_deref() == Some(REVOKED) {
+                self.truth
+                    .violation("a login was ended that a grant uses".to_owned());
             }
         }
         for replica in &replicas {

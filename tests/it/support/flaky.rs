@@ -1,6 +1,8 @@
 //! A store that can be taken away.
 
+use std::future::pending;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -43,6 +45,7 @@ pub(crate) struct FlakyStore {
     is_read_only: Arc<AtomicBool>,
     loses_rotation: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
+    last_call: Arc<OnceLock<usize>>,
     claim_delay: Duration,
     yields: usize,
 }
@@ -83,6 +86,12 @@ impl FlakyStore {
         self.loses_rotation.store(true, Ordering::SeqCst);
     }
 
+    /// The process that calls ends after this many more calls: none after
+    /// those ever comes back.
+    pub(crate) fn die_after(&self, calls: usize) {
+        self.last_call.set(self.calls() + calls).unwrap();
+    }
+
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
@@ -91,7 +100,10 @@ impl FlakyStore {
         &self,
         answer: BoxFuture<'a, Result<T, StoreError>>,
     ) -> BoxFuture<'a, Result<T, StoreError>> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.last_call.get().is_some_and(|last| call >= *last) {
+            return pending().boxed();
+        }
         if self.is_down.load(Ordering::SeqCst) {
             return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
         }

@@ -27,6 +27,8 @@ pub(crate) enum Fate {
     AnswerLate,
     /// The provider refuses the gateway, or is busy.
     Refused(ProviderErrorKind, Option<std::time::Duration>),
+    /// Its code has a bug.
+    Panics,
 }
 
 /// In front of a true provider; clones share the line.
@@ -34,6 +36,7 @@ pub(crate) enum Fate {
 pub(crate) struct Lossy<P> {
     inner: P,
     fates: Arc<Mutex<VecDeque<Fate>>>,
+    revocations: Arc<Mutex<VecDeque<Fate>>>,
     calls: Arc<Mutex<usize>>,
 }
 
@@ -42,6 +45,7 @@ impl<P> Lossy<P> {
         Self {
             inner,
             fates: Arc::default(),
+            revocations: Arc::default(),
             calls: Arc::default(),
         }
     }
@@ -51,7 +55,12 @@ impl<P> Lossy<P> {
         self.fates.lock().unwrap().push_back(fate);
     }
 
-    /// How often somebody asked, in vain or not.
+    /// The same, of revocations.
+    pub(crate) fn then_on_revocation(&self, fate: Fate) {
+        self.revocations.lock().unwrap().push_back(fate);
+    }
+
+    /// How often somebody asked for tokens, in vain or not.
     pub(crate) fn calls(&self) -> usize {
         *self.calls.lock().unwrap()
     }
@@ -64,31 +73,38 @@ impl<P: Provider> Provider for Lossy<P> {
     ) -> BoxFuture<'a, Result<TokenResponse, ProviderError>> {
         *self.calls.lock().unwrap() += 1;
         let fate = self.fates.lock().unwrap().pop_front();
-        async move {
-            match fate {
-                None => self.inner.refresh(request).await,
-                Some(Fate::NotSent) => Err(ProviderErrorKind::Transient.into()),
-                Some(Fate::LostOnTheWay) => Err(ProviderErrorKind::Ambiguous.into()),
-                Some(Fate::AnswerLost) => {
-                    self.inner.refresh(request).await?;
-                    Err(ProviderErrorKind::Ambiguous.into())
-                }
-                Some(Fate::AnswerLate) => {
-                    self.inner.refresh(request).await?;
-                    pending().await
-                }
-                Some(Fate::Refused(kind, retry_after)) => {
-                    Err(ProviderError::from(kind).with_retry_after(retry_after))
-                }
-            }
-        }
-        .boxed()
+        meet(fate, self.inner.refresh(request)).boxed()
     }
 
     fn revoke<'a>(
         &'a self,
         request: RevocationRequest<'a>,
     ) -> BoxFuture<'a, Result<(), ProviderError>> {
-        self.inner.revoke(request)
+        let fate = self.revocations.lock().unwrap().pop_front();
+        meet(fate, self.inner.revoke(request)).boxed()
+    }
+}
+
+async fn meet<T>(
+    fate: Option<Fate>,
+    answer: BoxFuture<'_, Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    match fate {
+        None => answer.await,
+        Some(Fate::NotSent) => Err(ProviderErrorKind::Transient.into()),
+        Some(Fate::LostOnTheWay) => Err(ProviderErrorKind::Ambiguous.into()),
+        Some(Fate::AnswerLost) => {
+            answer.await?;
+            Err(ProviderErrorKind::Ambiguous.into())
+        }
+        Some(Fate::AnswerLate) => {
+            answer.await?;
+            pending().await
+        }
+        Some(Fate::Refused(kind, retry_after)) => {
+            Err(ProviderError::from(kind).with_retry_after(retry_after))
+        }
+        // Without the hook, which would print it.
+        Some(Fate::Panics) => std::panic::resume_unwind(Box::new("a bug")),
     }
 }

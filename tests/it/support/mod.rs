@@ -128,9 +128,11 @@ impl Lab {
         // own tokens outlive every test.
         let provider = Provider::new(HOUR);
         let faults = Faults::default();
-        let token_url = format!("{}/token", serve(faults.around(provider.router())).await);
+        let origin = serve(faults.around(provider.router())).await;
+        let token_url = format!("{origin}/token");
         Self {
             oauth2: OAuth2Provider::builder(&token_url, "gateway")
+                .revocation_endpoint(format!("{origin}/revoke"))
                 .build()
                 .unwrap(),
             provider,
