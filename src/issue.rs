@@ -324,6 +324,7 @@ impl NewGrant {
             refresh_hash: pair.refresh_hash,
             previous_hash: None,
             rotated_at: None,
+            rotations: Vec::new(),
             access_expires_at,
             replays: 0,
             acknowledged: false,

@@ -144,8 +144,11 @@ fn lifetimes() -> Result<Lifetimes, Invalid> {
             return Err(Invalid::new(name, "must be 1 second or more"));
         }
     }
-    if let Some(grace) = seconds("REUSE_GRACE")? {
-        lifetimes.reuse_grace = grace;
+    for (name, field) in [
+        ("REUSE_GRACE", &mut lifetimes.reuse_grace),
+        ("ACCESS_TOKEN_LEEWAY", &mut lifetimes.leeway),
+    ] {
+        *field = seconds(name)?.unwrap_or(*field);
     }
     Ok(lifetimes)
 }

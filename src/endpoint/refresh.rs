@@ -71,7 +71,8 @@ pub(super) async fn refresh(
                 }
                 tried_at = Some(now);
             }
-            Presented::Predecessor => {
+            Presented::Predecessor(predecessor) => {
+                let successor = Successor::of(core, &grant, &predecessor, form);
                 if let Some(response) = successor.repeat(policy).await? {
                     return Ok(response);
                 }
@@ -129,7 +130,7 @@ pub(super) async fn is_good(
     let is_over = has_passed(core, grant) || grant.revoked.is_some();
     let is_known = matches!(
         Presented::of(core, grant, presented, policy, None),
-        Presented::Current | Presented::Predecessor
+        Presented::Current | Presented::Predecessor(_)
     );
     Ok(!is_over && is_known)
 }
@@ -145,7 +146,8 @@ fn has_passed(core: &Core, grant: &Grant) -> bool {
 /// What a genuine refresh token is to its grant now.
 enum Presented {
     Current,
-    Predecessor,
+    /// The predecessor of the current one, or what has become of an older one.
+    Predecessor(RefreshClaims),
     /// Rotated away for good.
     Old,
     /// Never stored: the store was set back, say.
@@ -169,26 +171,32 @@ impl Presented {
                 Self::Unknown
             };
         }
-        if presented.generation > grant.generation {
+        let Some(age) = grant.generation.checked_sub(presented.generation + 1) else {
             return Self::Unknown;
-        }
-        let is_predecessor = presented.generation + 1 == grant.generation
-            && grant
-                .previous_hash
-                .is_some_and(|hash| presented.is_hashed_to(&hash));
-        let is_in_grace = grant
-            .rotated_at
-            .is_some_and(|at| core.clock.now() <= at + core.lifetimes.reuse_grace);
-        let is_still_good = match policy {
-            RotationPolicy::Default => is_in_grace || !grant.acknowledged,
-            RotationPolicy::Sticky => true,
-            RotationPolicy::Strict => is_same_time(grant.rotated_at, tried_at),
         };
-        if is_predecessor && is_still_good {
-            Self::Predecessor
-        } else {
-            Self::Old
+        let rotated_at = match usize::try_from(age) {
+            Ok(0) => grant.rotated_at,
+            Ok(age) => grant.rotations.get(age).copied(),
+            Err(_) => None,
+        };
+        let is_in_grace =
+            rotated_at.is_some_and(|at| core.clock.now() <= at + core.lifetimes.reuse_grace);
+        let is_still_good = match policy {
+            RotationPolicy::Default => is_in_grace || (age == 0 && !grant.acknowledged),
+            RotationPolicy::Sticky => is_in_grace || age == 0,
+            RotationPolicy::Strict => age == 0 && is_same_time(rotated_at, tried_at),
+        };
+        if !is_still_good {
+            return Self::Old;
         }
+        let predecessor = presented
+            .descendant(age, &core.keyring, &grant.key_id)
+            .filter(|predecessor| {
+                grant
+                    .previous_hash
+                    .is_some_and(|hash| predecessor.is_hashed_to(&hash))
+            });
+        predecessor.map_or(Self::Old, Self::Predecessor)
     }
 }
 

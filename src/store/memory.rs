@@ -19,6 +19,7 @@ use super::Grant;
 use super::HeldCredential;
 use super::KeyRecord;
 use super::LeaseHolder;
+use super::ROTATIONS_KEPT;
 use super::Replacement;
 use super::RevocationReason;
 use super::Rotation;
@@ -230,6 +231,8 @@ impl Store for MemoryStore {
             grant.refresh_hash = rotation.refresh_hash;
             grant.key_id = rotation.key_id;
             grant.rotated_at = Some(rotation.at);
+            grant.rotations.insert(0, rotation.at);
+            grant.rotations.truncate(usize::from(ROTATIONS_KEPT));
             grant.last_used_at = rotation.at;
             grant.access_expires_at = rotation.access_expires_at;
             grant.replays = 0;

@@ -210,6 +210,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     -> BoxFuture<'a, Result<Option<ClientRecord>, StoreError>>;
 }
 
+/// How many rotations a grant remembers the time of: more than clients can
+/// have under way at once.
+pub const ROTATIONS_KEPT: u8 = 32;
+
 #[cfg(test)]
 mod tests {
     use super::*;

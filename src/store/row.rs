@@ -39,6 +39,9 @@ pub struct Grant {
     pub previous_hash: Option<[u8; 32]>,
     /// When the predecessor was first rotated away.
     pub rotated_at: Option<SystemTime>,
+    /// When the last [`ROTATIONS_KEPT`](super::ROTATIONS_KEPT) generations were
+    /// rotated away, the predecessor first.
+    pub rotations: Vec<SystemTime>,
     /// When the access token of the present pair expires.
     pub access_expires_at: SystemTime,
     /// How often the predecessor was replayed.

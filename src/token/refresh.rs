@@ -55,6 +55,27 @@ impl RefreshClaims {
         Sha256::digest(self.secret.as_slice()).into()
     }
 
+    /// What has become of it after so many rotations, all of them under the key
+    /// of this id. Whoever asks checks the hash: that it was another key is rare.
+    pub(crate) fn descendant(
+        &self,
+        rotations: u64,
+        keyring: &Keyring,
+        key_id: &str,
+    ) -> Option<Self> {
+        let mut claims = self.clone();
+        for _ in 0..rotations {
+            let generation = claims.generation + 1;
+            claims.secret = keyring
+                .by_hint(claims.hint)?
+                .successor(&claims.secret, claims.id, generation, b"refresh")
+                .ok()?;
+            claims.generation = generation;
+            claims.hint = keyring.by_id(key_id)?.hint();
+        }
+        Some(claims)
+    }
+
     pub(crate) fn is_hashed_to(&self, stored: &[u8; 32]) -> bool {
         verify_slices_are_equal(&self.hash(), stored).is_ok()
     }

@@ -41,6 +41,7 @@ mod races;
 mod replay;
 mod revocation;
 mod scopes;
+mod sdk;
 mod secrecy;
 mod simulation;
 mod store;

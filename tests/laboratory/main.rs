@@ -17,6 +17,7 @@
 //! |---|---|
 //! | `POST /token` | RFC 6749 §6, answers as in §5.1 and §5.2 |
 //! | any `/mcp` | 200 and the request's body; 401 with a challenge of its own without a live access token |
+//! | any `/tools` | a real MCP server behind the same guard; its tool `whoami` tells the user |
 //!
 //! # What a test sees
 //!
@@ -60,6 +61,7 @@ mod fault;
 mod faults;
 mod provider;
 mod token;
+mod tools;
 mod upstream;
 mod wire;
 
@@ -88,11 +90,13 @@ use crate::wire::Switch;
 async fn main() -> Result<(), Box<dyn Error>> {
     let listener = Listener::bind().await?;
     println!("listening on http://{}", listener.address()?);
+    let lab = Laboratory::default();
     let router = Router::new()
         .route("/token", post(token::token))
         .route("/mcp", any(upstream::serve))
+        .merge(tools::router(lab.clone()))
         .nest("/lab", control::router())
-        .with_state(Laboratory::default())
+        .with_state(lab)
         .into_make_service_with_connect_info::<Switch>();
 
     let is_attached = env::args().nth(1).is_some_and(|word| word == "attached");

@@ -201,10 +201,11 @@ impl Provider {
         }
     }
 
-    pub(crate) fn is_live(&self, access_token: &str) -> bool {
-        self.access
-            .get(access_token)
-            .is_some_and(|token| Instant::now() < token.expires_at)
+    /// Whose access token it is, while it lives.
+    pub(crate) fn user_of(&self, access_token: &str) -> Option<&str> {
+        let token = self.access.get(access_token)?;
+        let family = self.families.get(token.family)?;
+        (Instant::now() < token.expires_at).then_some(&*family.user)
     }
 
     /// Ends one access token before its time.

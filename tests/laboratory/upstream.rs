@@ -17,22 +17,30 @@ pub(crate) async fn serve(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let bearer = headers.get(AUTHORIZATION);
-    let token = bearer.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let mut state = lab.lock();
-    if !token.is_some_and(|token| state.provider.is_live(token)) {
-        state.refused += 1;
-        // It must never reach a client of the gateway.
-        let challenge = [(WWW_AUTHENTICATE, r#"Bearer realm="the laboratory's own""#)];
-        return (StatusCode::UNAUTHORIZED, challenge).into_response();
+    if let Err(refusal) = admit(&lab, &headers) {
+        return refusal;
     }
-    state.served += 1;
-    drop(state);
-
     let media = headers.get(CONTENT_TYPE).cloned();
     let mut response = body.into_response();
     if let Some(media) = media {
         response.headers_mut().insert(CONTENT_TYPE, media);
     }
     response
+}
+
+/// The user of a live access token; without one, what to answer.
+#[expect(clippy::result_large_err, reason = "a response is what it is about")]
+pub(crate) fn admit(lab: &Laboratory, headers: &HeaderMap) -> Result<String, Response> {
+    let bearer = headers.get(AUTHORIZATION);
+    let token = bearer.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let mut state = lab.lock();
+    let user = token.and_then(|token| state.provider.user_of(token).map(str::to_owned));
+    if user.is_some() {
+        state.served += 1;
+    } else {
+        state.refused += 1;
+    }
+    // It must never reach a client of the gateway.
+    let challenge = [(WWW_AUTHENTICATE, r#"Bearer realm="the laboratory's own""#)];
+    user.ok_or_else(|| (StatusCode::UNAUTHORIZED, challenge).into_response())
 }

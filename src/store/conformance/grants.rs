@@ -7,6 +7,7 @@ use super::at_once;
 use super::grant;
 use super::rotation;
 use crate::store::Grant;
+use crate::store::ROTATIONS_KEPT;
 use crate::store::RevocationReason;
 use crate::store::Rotation;
 use crate::store::Store;
@@ -36,6 +37,7 @@ pub(super) async fn rotation_needs_generation_hash_and_life(store: &dyn Store) {
     assert_eq!(row.refresh_hash, [50; 32]);
     assert_eq!(row.previous_hash, Some(grant.refresh_hash));
     assert_eq!(row.rotated_at, Some(good.at));
+    assert_eq!(row.rotations, [good.at]);
     assert_eq!(row.last_used_at, good.at);
     assert_eq!(row.access_expires_at, good.access_expires_at);
     assert_eq!(row.key_id, "new");
@@ -45,6 +47,21 @@ pub(super) async fn rotation_needs_generation_hash_and_life(store: &dyn Store) {
     assert!(!store.grant(grant.id).await.unwrap().unwrap().acknowledged);
     store.acknowledge(grant.id, 1).await.unwrap();
     assert!(store.grant(grant.id).await.unwrap().unwrap().acknowledged);
+}
+
+pub(super) async fn the_last_rotations_are_remembered(store: &dyn Store) {
+    let mut grant = grant();
+    store.insert_grant(grant.clone()).await.unwrap();
+    let mut times = Vec::new();
+    for successor in 100..102 + ROTATIONS_KEPT {
+        let mut rotation = rotation(&grant, successor);
+        rotation.at += MINUTE * u32::from(successor);
+        times.insert(0, rotation.at);
+        assert!(store.rotate(rotation).await.unwrap());
+        grant = store.grant(grant.id).await.unwrap().unwrap();
+    }
+    times.truncate(usize::from(ROTATIONS_KEPT));
+    assert_eq!(grant.rotations, times);
 }
 
 pub(super) async fn of_many_rotations_at_once_exactly_one_wins(store: &Arc<dyn Store>) {

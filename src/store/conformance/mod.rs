@@ -58,6 +58,7 @@ pub async fn check(store: Arc<dyn Store>) {
     credentials::of_many_claims_at_once_exactly_one_wins(&store).await;
     grants::rotation_needs_generation_hash_and_life(&*store).await;
     grants::of_many_rotations_at_once_exactly_one_wins(&store).await;
+    grants::the_last_rotations_are_remembered(&*store).await;
     grants::replays_are_counted_up_to_the_cap(&*store).await;
     grants::revocation_is_final(&*store).await;
     grants::single_access_tokens_are_revoked(&*store).await;
@@ -221,6 +222,7 @@ fn grant() -> Grant {
         refresh_hash: [2; 32],
         previous_hash: None,
         rotated_at: None,
+        rotations: Vec::new(),
         access_expires_at: noon() + MINUTE,
         replays: 0,
         acknowledged: false,

@@ -13,6 +13,7 @@ use super::rows::to_integer;
 use crate::id::GrantId;
 use crate::store::Grant;
 use crate::store::HeldCredential;
+use crate::store::ROTATIONS_KEPT;
 use crate::store::RevocationReason;
 use crate::store::Rotation;
 use crate::store::StoreError;
@@ -35,9 +36,9 @@ pub(super) async fn insert_grant(
              resource, salt, key_id, generation, refresh_hash, previous_hash,
              rotated_at, access_expires_at, replays, acknowledged, created_at,
              last_used_at, revoked_access, revoked_at, revoked_reason, further_credentials,
-             further_providers, confidential, upstream_due)
+             further_providers, confidential, upstream_due, rotations)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)
+             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)
          ON CONFLICT (id) DO NOTHING RETURNING id",
             &[
                 (&Uuid(*grant.id.as_bytes()), Type::UUID),
@@ -75,6 +76,7 @@ pub(super) async fn insert_grant(
                 (&providers, Type::TEXT_ARRAY),
                 (&grant.confidential, Type::BOOL),
                 (&grant.upstream_due, Type::TIMESTAMPTZ),
+                (&grant.rotations, Type::TIMESTAMPTZ_ARRAY),
             ],
         )
         .await
@@ -104,6 +106,7 @@ pub(super) async fn rotate(
             "UPDATE grants
          SET generation = generation + 1, previous_hash = $3, refresh_hash = $4,
              key_id = $5, rotated_at = $6, last_used_at = $6,
+             rotations = (array_prepend($6, rotations))[1:$8],
              access_expires_at = $7, replays = 0, acknowledged = false
          WHERE id = $1 AND generation = $2 AND refresh_hash = $3
              AND revoked_at IS NULL
@@ -116,6 +119,7 @@ pub(super) async fn rotate(
                 (&rotation.key_id, Type::TEXT),
                 (&rotation.at, Type::TIMESTAMPTZ),
                 (&rotation.access_expires_at, Type::TIMESTAMPTZ),
+                (&i32::from(ROTATIONS_KEPT), Type::INT4),
             ],
         )
         .await?;

@@ -58,6 +58,7 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
             .map(array)
             .transpose()?,
         rotated_at: get(row, "rotated_at")?,
+        rotations: get(row, "rotations")?,
         access_expires_at: get(row, "access_expires_at")?,
         replays: from_integer(get(row, "replays")?)?,
         acknowledged: get(row, "acknowledged")?,
