@@ -301,20 +301,23 @@ pub(crate) async fn read_credential(
         .await
         .and_then(|row| row.ok_or_else(|| StoreErrorKind::Corrupt.into()))
         .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?;
-    bring_up_to_date(core, &row, provider, &grant.subject)
+    bring_up_to_date(core, &row, provider, &grant.subject, Some(grant.id))
 }
 
-/// What this process knows of a credential, by its row as it was just read.
+/// What this process knows of a credential, by its row as it was just read:
+/// for this grant, if not for a named caller.
 pub(crate) fn bring_up_to_date(
     core: &Core,
     row: &Credential,
     provider: &str,
     subject: &str,
+    grant: Option<GrantId>,
 ) -> Result<(Arc<Cell>, Arc<Snapshot>), RefreshError> {
     if row.provider != provider || row.subject != subject {
         tracing::error!(
+            grant = grant.map(tracing::field::display),
             credential = %row.id,
-            "a credential is asked for that belongs to another user or provider"
+            "a credential of another user or provider was asked for"
         );
         return Err(RefreshErrorKind::Sealed.into());
     }

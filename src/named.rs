@@ -55,7 +55,7 @@ pub(crate) async fn read(
         let what = "the user has not connected this provider";
         RefreshError::new(RefreshErrorKind::Terminal, what)
     })?;
-    let (cell, _snapshot) = authenticate::bring_up_to_date(core, &row, provider, subject)?;
+    let (cell, _snapshot) = authenticate::bring_up_to_date(core, &row, provider, subject, None)?;
     let named = Named {
         subject: subject.into(),
         cell,
