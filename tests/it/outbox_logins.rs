@@ -136,6 +136,10 @@ async fn log_in_meanwhile(
     };
     let ((), access) = tokio::join!(ending, logging_in);
     assert!(here.drain(10 * SECOND).await);
+    let is_told = |(_, form): &(_, String)| {
+        form.contains("token_type_hint") && form.contains(&*tokens.refresh)
+    };
+    assert!(!lab.faults.requests().iter().any(is_told), "{moment}: told");
 
     let gateway = lab.gateway(&there);
     let serves = async || send(&gateway, post(&access, "")).await.status;
