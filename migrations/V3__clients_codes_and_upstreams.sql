@@ -9,6 +9,8 @@ ALTER TABLE grants
     -- Beside credential_id and provider; pairs by position.
     ADD COLUMN further_credentials uuid[] NOT NULL DEFAULT '{}',
     ADD COLUMN further_providers text[] NOT NULL DEFAULT '{}',
+    -- When the last generations were rotated away, the predecessor first.
+    ADD COLUMN rotations timestamptz[] NOT NULL DEFAULT '{}',
     -- The client had to authenticate when the grant was made.
     ADD COLUMN confidential boolean NOT NULL DEFAULT false,
     -- The outbox: when to ask next whether, and then that, the provider ends

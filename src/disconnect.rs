@@ -146,6 +146,7 @@ fn notice(
         refresh_hash: random_bytes().map_err(unusable)?,
         previous_hash: None,
         rotated_at: None,
+        rotations: Vec::new(),
         access_expires_at: now,
         replays: 0,
         acknowledged: false,

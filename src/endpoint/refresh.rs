@@ -8,6 +8,8 @@
 //!    seen, because then the answer was lost on its way.
 //!    A client may be registered as strict or sticky instead
 //!    ([`RotationPolicy`]).
+//!    What was under way when it stopped being the predecessor's counts as a
+//!    replay still.
 //! 4. An older genuine token, or a predecessor whose time is up, is reuse: the
 //!    whole grant ends.
 //! 5. A grant that the resource path would refuse gets no tokens.
@@ -55,7 +57,7 @@ pub(super) async fn refresh(
         return Err(unknown());
     };
 
-    let mut tried_at = None;
+    let mut request = Progress::begun(core);
     for _ in 0..ROTATION_ATTEMPTS {
         let grant = core.store.grant(presented.id).await?.ok_or_else(unknown)?;
         let policy = check(core, &grant, form).await?;
@@ -63,13 +65,15 @@ pub(super) async fn refresh(
             return Err(OAuthError::invalid_grant("the upstream login has ended"));
         }
         let successor = Successor::of(core, &grant, &presented, form);
-        match Presented::of(core, &grant, &presented, policy, tried_at) {
+        let found = Presented::of(core, &grant, &presented, policy, &request);
+        request.was_good |= matches!(found, Presented::Current | Presented::Predecessor(_));
+        match found {
             Presented::Current => {
                 let now = core.clock.now();
                 if let Some(response) = successor.rotate(now).await? {
                     return Ok(response);
                 }
-                tried_at = Some(now);
+                request.tried_at = Some(now);
             }
             Presented::Predecessor(predecessor) => {
                 let successor = Successor::of(core, &grant, &predecessor, form);
@@ -129,7 +133,7 @@ pub(super) async fn is_good(
     let policy = policy.unwrap_or(core.rotation);
     let is_over = has_passed(core, grant) || grant.revoked.is_some();
     let is_known = matches!(
-        Presented::of(core, grant, presented, policy, None),
+        Presented::of(core, grant, presented, policy, &Progress::begun(core)),
         Presented::Current | Presented::Predecessor(_)
     );
     Ok(!is_over && is_known)
@@ -143,10 +147,31 @@ fn has_passed(core: &Core, grant: &Grant) -> bool {
     deadline <= core.clock.now()
 }
 
+/// One request, while others change its grant.
+struct Progress {
+    arrived_at: SystemTime,
+    /// Its token was found to be good, before somebody else was faster.
+    was_good: bool,
+    /// When we tried to rotate the token ourselves: where the answer was lost,
+    /// the rotation that we find may be ours.
+    tried_at: Option<SystemTime>,
+}
+
+impl Progress {
+    fn begun(core: &Core) -> Self {
+        Self {
+            arrived_at: core.clock.now(),
+            was_good: false,
+            tried_at: None,
+        }
+    }
+}
+
 /// What a genuine refresh token is to its grant now.
 enum Presented {
     Current,
-    /// The predecessor of the current one, or what has become of an older one.
+    /// The predecessor of the current one, or what has become of an older one
+    /// meanwhile.
     Predecessor(RefreshClaims),
     /// Rotated away for good.
     Old,
@@ -155,14 +180,12 @@ enum Presented {
 }
 
 impl Presented {
-    /// `tried_at` is when we tried to rotate this token ourselves: where the
-    /// answer was lost, the rotation that we find may be ours.
     fn of(
         core: &Core,
         grant: &Grant,
         presented: &RefreshClaims,
         policy: RotationPolicy,
-        tried_at: Option<SystemTime>,
+        request: &Progress,
     ) -> Self {
         if presented.generation == grant.generation {
             return if presented.is_hashed_to(&grant.refresh_hash) {
@@ -171,26 +194,38 @@ impl Presented {
                 Self::Unknown
             };
         }
-        let Some(age) = grant.generation.checked_sub(presented.generation + 1) else {
+        let Some(rotations_since) = grant.generation.checked_sub(presented.generation + 1) else {
             return Self::Unknown;
         };
-        let rotated_at = match usize::try_from(age) {
-            Ok(0) => grant.rotated_at,
-            Ok(age) => grant.rotations.get(age).copied(),
-            Err(_) => None,
+        let rotation = |index: u64| {
+            let index = usize::try_from(index).ok()?;
+            grant.rotations.get(index).copied()
+        };
+        let rotated_at = match rotations_since {
+            0 => grant.rotated_at,
+            more => rotation(more),
         };
         let is_in_grace =
             rotated_at.is_some_and(|at| core.clock.now() <= at + core.lifetimes.reuse_grace);
-        let is_still_good = match policy {
-            RotationPolicy::Default => is_in_grace || (age == 0 && !grant.acknowledged),
-            RotationPolicy::Sticky => is_in_grace || age == 0,
-            RotationPolicy::Strict => age == 0 && is_same_time(rotated_at, tried_at),
+        let is_still_good = match (policy, rotations_since.checked_sub(1)) {
+            (RotationPolicy::Default, None) => is_in_grace || !grant.acknowledged,
+            (RotationPolicy::Sticky, None) => true,
+            // Clients that do not coordinate their requests refresh with the
+            // token that they have just been given, while what they sent with
+            // the one before is under way. It was the predecessor's when it
+            // came; only what comes later is reuse.
+            (RotationPolicy::Default | RotationPolicy::Sticky, Some(next)) => {
+                let overtook = |at| request.arrived_at < at;
+                is_in_grace && (request.was_good || rotation(next).is_some_and(overtook))
+            }
+            (RotationPolicy::Strict, None) => is_same_time(rotated_at, request.tried_at),
+            (RotationPolicy::Strict, Some(_)) => false,
         };
         if !is_still_good {
             return Self::Old;
         }
         let predecessor = presented
-            .descendant(age, &core.keyring, &grant.key_id)
+            .descendant(rotations_since, &core.keyring, &grant.key_id)
             .filter(|predecessor| {
                 grant
                     .previous_hash

@@ -40,7 +40,7 @@ pub struct Grant {
     /// When the predecessor was first rotated away.
     pub rotated_at: Option<SystemTime>,
     /// When the last [`ROTATIONS_KEPT`](super::ROTATIONS_KEPT) generations were
-    /// rotated away, the predecessor first.
+    /// rotated away, the predecessor first: for requests that were overtaken.
     pub rotations: Vec<SystemTime>,
     /// When the access token of the present pair expires.
     pub access_expires_at: SystemTime,
