@@ -146,6 +146,7 @@ fn lifetimes() -> Result<Lifetimes, Invalid> {
     }
     for (name, field) in [
         ("REUSE_GRACE", &mut lifetimes.reuse_grace),
+        ("BURST_GRACE", &mut lifetimes.burst_grace),
         ("ACCESS_TOKEN_LEEWAY", &mut lifetimes.leeway),
     ] {
         *field = seconds(name)?.unwrap_or(*field);

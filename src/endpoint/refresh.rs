@@ -205,18 +205,20 @@ impl Presented {
             0 => grant.rotated_at,
             more => rotation(more),
         };
-        let is_in_grace =
-            rotated_at.is_some_and(|at| core.clock.now() <= at + core.lifetimes.reuse_grace);
+        let now = core.clock.now();
+        let is_in_grace = rotated_at.is_some_and(|at| now <= at + core.lifetimes.reuse_grace);
         let is_still_good = match (policy, rotations_since.checked_sub(1)) {
             (RotationPolicy::Default, None) => is_in_grace || !grant.acknowledged,
             (RotationPolicy::Sticky, None) => true,
             // Clients that do not coordinate their requests refresh with the
             // token that they have just been given, while what they sent with
             // the one before is under way. It was the predecessor's when it
-            // came; only what comes later is reuse.
+            // came; what comes later is reuse, unless it is told otherwise.
             (RotationPolicy::Default | RotationPolicy::Sticky, Some(next)) => {
                 let overtook = |at| request.arrived_at < at;
-                is_in_grace && (request.was_good || rotation(next).is_some_and(overtook))
+                let was_predecessor = request.was_good || rotation(next).is_some_and(overtook);
+                (is_in_grace && was_predecessor)
+                    || rotated_at.is_some_and(|at| now < at + core.lifetimes.burst_grace)
             }
             (RotationPolicy::Strict, None) => is_same_time(rotated_at, request.tried_at),
             (RotationPolicy::Strict, Some(_)) => false,

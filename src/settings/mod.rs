@@ -30,6 +30,9 @@ pub struct Lifetimes {
     pub refresh_absolute: Duration,
     /// How long a refresh token that was rotated away still gets its successor.
     pub reuse_grace: Duration,
+    /// The same for older ones than the predecessor: 0 for none, and then they
+    /// are reuse.
+    pub burst_grace: Duration,
     /// Of an authorization code.
     pub code: Duration,
     /// How long an access token is accepted past its `expires_in`: some clients
@@ -66,6 +69,21 @@ impl Lifetimes {
         self
     }
 
+    /// How long a rotated refresh token still gets the present pair after its
+    /// successors were rotated as well. The default is 0: that ends the grant
+    /// (RFC 9700 §4.14.2).
+    ///
+    /// A few seconds are for users who share one refresh token between several
+    /// processes of a client that refreshes for each 401 by itself, as the
+    /// TypeScript SDK of MCP does: within one burst these use several tokens of
+    /// a family, in any order. A thief gains nothing by it that the
+    /// [reuse grace](Self::reuse_grace) does not give.
+    #[must_use]
+    pub fn burst_grace(mut self, grace: Duration) -> Self {
+        self.burst_grace = grace;
+        self
+    }
+
     /// The lifetime of an authorization code. The default is 5 min.
     #[must_use]
     pub fn code(mut self, code: Duration) -> Self {
@@ -87,6 +105,7 @@ impl Lifetimes {
             ("absolute refresh lifetime", self.refresh_absolute, SECOND),
             ("authorization code lifetime", self.code, SECOND),
             ("reuse grace", self.reuse_grace, Duration::ZERO),
+            ("burst grace", self.burst_grace, Duration::ZERO),
             ("leeway", self.leeway, Duration::ZERO),
         ] {
             if time < least || time > LONGEST {
@@ -123,6 +142,7 @@ impl Default for Lifetimes {
             refresh_idle: 30 * DAY,
             refresh_absolute: 180 * DAY,
             reuse_grace: Duration::from_secs(120),
+            burst_grace: Duration::ZERO,
             code: Duration::from_secs(300),
             leeway: Duration::from_secs(10),
         }

@@ -137,6 +137,29 @@ async fn a_genuine_token_of_any_older_generation_is_reuse() {
 }
 
 #[tokio::test]
+async fn within_a_burst_an_older_token_gets_the_present_pair_if_that_is_wanted() {
+    let lab = Lab::start().await;
+    let seconds = Duration::from_secs;
+    let lifetimes = Lifetimes::default().burst_grace(seconds(10));
+    let builder = lab.builder(MemoryStore::new()).lifetimes(lifetimes);
+    let regrant = builder.start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let mut latest = issued.refresh_token.expose().to_owned();
+    for _ in 0..3 {
+        latest = refresh(&regrant, &latest).await.text("refresh_token");
+        lab.clock.advance(seconds(3));
+    }
+
+    let late = refresh(&regrant, issued.refresh_token.expose()).await;
+    assert_eq!(late.text("refresh_token"), latest);
+    lab.clock.advance(seconds(1));
+    let reused = refresh(&regrant, issued.refresh_token.expose()).await;
+    assert_eq!(reused.text("error"), "invalid_grant");
+    let answer = refresh(&regrant, &latest).await;
+    assert_eq!(answer.text("error"), "invalid_grant");
+}
+
+#[tokio::test]
 async fn idle_and_absolute_deadlines_both_hold() {
     let lab = Lab::start().await;
     let day = Duration::from_secs(86_400);

@@ -39,6 +39,7 @@ macro_rules! tests {
                 expiry_and_rotation,
                 lost_token_response,
                 parallel_sessions,
+                parallel_bursts,
                 provider_down,
                 postgres_down,
                 revocation

@@ -28,6 +28,15 @@ pub(super) struct Stage {
 impl Stage {
     /// On an empty database.
     pub(super) async fn start(sdk: Sdk, database_url: &str) -> Self {
+        Self::with(sdk, database_url, &[]).await
+    }
+
+    /// With these settings of the gateway besides.
+    pub(super) async fn with(
+        sdk: Sdk,
+        database_url: &str,
+        settings: &[(&'static str, &str)],
+    ) -> Self {
         let (lab, front) = (Laboratory::start().await, Front::bind().await);
         lab.lifetime(LIFETIME).await;
         let mut variables = vec![
@@ -43,7 +52,8 @@ impl Stage {
             ("DATABASE_URL", database_url.to_owned()),
             ("REGRANT_KEYS", KEYS.to_owned()),
         ];
-        variables.extend(lifetimes(sdk).map(|(name, text)| (name, text.to_owned())));
+        let settings = settings.iter().copied().chain(lifetimes(sdk));
+        variables.extend(settings.map(|(name, text)| (name, text.to_owned())));
         let gateway = GatewayProcess::start(&pairs(&variables)).await;
         front.leads_to(&gateway.url);
         Self {
