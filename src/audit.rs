@@ -113,8 +113,7 @@ impl AuditEvent {
 /// ```
 /// use regrant::audit::AuditKind;
 ///
-/// let reused = AuditKind::TokenReused { presented: 3, current: 7 };
-/// assert_eq!(reused.as_str(), "token_reused");
+/// assert_eq!(AuditKind::CodeReused.as_str(), "code_reused");
 /// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
