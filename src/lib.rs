@@ -17,6 +17,7 @@ pub mod future;
 
 mod authenticate;
 mod cache;
+mod cross_origin;
 mod grant;
 mod rejection;
 mod resource;
