@@ -218,6 +218,7 @@ impl Regrant {
         };
         let attached = core.store.attach(id, credential).await;
         core.cache.forget(id);
+        core.refusals.forget(id);
         Ok(attached?)
     }
 

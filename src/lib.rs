@@ -19,6 +19,7 @@ mod authenticate;
 mod cache;
 mod cross_origin;
 mod grant;
+mod refusals;
 mod rejection;
 mod resource;
 mod route;

@@ -24,6 +24,7 @@ use crate::layer::RefreshLayer;
 use crate::provider::Provider;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
+use crate::refusals::Refusals;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
 use crate::settings::Timings;
@@ -225,6 +226,7 @@ impl RegrantBuilder {
             core: Arc::new(Core {
                 public_url,
                 store: self.store,
+                refusals: Refusals::new(&self.clock),
                 keyring: self.keyring,
                 providers: self.providers,
                 clock: self.clock,

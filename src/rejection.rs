@@ -29,8 +29,10 @@ use serde_json::json;
 
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::id::CredentialId;
 use crate::response::OwnBody;
 use crate::route::Challenges;
+use crate::store::Grant;
 
 #[derive(Debug)]
 pub(crate) enum Rejection {
@@ -51,6 +53,30 @@ impl From<RefreshError> for Rejection {
 }
 
 impl Rejection {
+    /// Which logins of a grant have ended according to this answer to a request
+    /// for `asked`.
+    pub(crate) fn ended(&self, grant: &Grant, asked: CredentialId) -> Vec<CredentialId> {
+        match self {
+            Self::ProviderEnded => vec![asked],
+            Self::Refresh(error) if error.kind() == RefreshErrorKind::Terminal => {
+                grant.credentials.iter().map(|held| held.id).collect()
+            }
+            Self::Refresh(error)
+                if error.kind() == RefreshErrorKind::NotRefreshable
+                    && grant.credentials.len() == 1 =>
+            {
+                vec![asked]
+            }
+            Self::NoBearer
+            | Self::InvalidToken
+            | Self::InsufficientScope
+            | Self::OtherProvider
+            | Self::NotReplayable
+            | Self::RanOut
+            | Self::Refresh(_) => Vec::new(),
+        }
+    }
+
     pub(crate) fn into_response(self, challenges: &Challenges) -> Response<OwnBody> {
         let (status, challenge, message) = match &self {
             Self::NoBearer => (

@@ -19,6 +19,7 @@ use crate::jitter::Jitter;
 use crate::provider::Provider;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
+use crate::refusals::Refusals;
 use crate::seal::Key;
 use crate::seal::Keyring;
 use crate::seal::SealError;
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     /// Of clients that are not registered.
     pub(crate) rotation: RotationPolicy,
     pub(crate) cache: GrantCache,
+    pub(crate) refusals: Refusals,
     /// By `client_id`.
     pub(crate) clients: Cache<Box<str>, KnownClient>,
     pub(crate) flights: Flights,
@@ -84,6 +86,7 @@ impl Core {
         // Also when the write failed: it may have gone through unnoticed.
         self.cache.forget(id);
         if matches!(revoked, Ok(true)) {
+            self.refusals.note_revoked(id);
             tracing::info!(grant = %id, reason = reason.as_str(), "grant revoked");
         }
         revoked

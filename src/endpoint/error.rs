@@ -101,6 +101,15 @@ impl OAuthError {
         )
     }
 
+    /// Whether it is what was asked for that was refused, not trouble of ours.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.status.is_client_error()
+    }
+
+    pub(super) fn is_invalid_client(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
     fn new(status: StatusCode, code: &'static str, description: &'static str) -> Self {
         Self {
             status,

@@ -54,11 +54,24 @@ pub(super) async fn refresh(
         return Err(unknown());
     };
 
+    if let Some(error) = refused_before(core, form, &presented).await {
+        return Err(error);
+    }
     let mut tried_at = None;
     for _ in 0..ROTATION_ATTEMPTS {
-        let grant = core.store.grant(presented.id).await?.ok_or_else(unknown)?;
-        let policy = check(core, &grant, form).await?;
+        let (epoch, read_at) = (core.cache.epoch(), core.clock.now());
+        let grant = core.living_grant(presented.id).await?;
+        let grant = grant.ok_or_else(unknown)?;
+        let policy = check(core, &grant, form, read_at)
+            .await
+            .inspect_err(|error| {
+                if error.is_refusal() {
+                    core.refused(&grant, &[], read_at, epoch);
+                }
+            })?;
         if has_ended(core, &grant).await? {
+            let ended: Vec<_> = grant.credentials.iter().map(|held| held.id).collect();
+            core.refused(&grant, &ended, read_at, epoch);
             return Err(OAuthError::invalid_grant("the upstream login has ended"));
         }
         let successor = Successor::of(core, &grant, &presented, form);
@@ -71,6 +84,9 @@ pub(super) async fn refresh(
                 tried_at = Some(now);
             }
             Presented::Predecessor => {
+                if is_worn_out(&grant, policy) {
+                    core.refused(&grant, &[], read_at, epoch);
+                }
                 if let Some(response) = successor.repeat(policy).await? {
                     return Ok(response);
                 }
@@ -85,19 +101,60 @@ pub(super) async fn refresh(
                 core.revoke_grant(grant.id, RevocationReason::Reuse).await?;
                 return Err(unknown());
             }
-            Presented::Unknown => return Err(unknown()),
+            Presented::Unknown => {
+                core.refused(&grant, &[], read_at, epoch);
+                return Err(unknown());
+            }
         }
     }
     Err(OAuthError::unavailable("too many refreshes at once"))
 }
 
+/// What the row that an earlier request was refused by proves of this one, once
+/// there were too many. `None`: ask.
+async fn refused_before(core: &Core, form: &Form, presented: &RefreshClaims) -> Option<OAuthError> {
+    let id = presented.id;
+    if core.refusals.has_idled(id, core.clock.now()) {
+        return Some(unknown());
+    }
+    let row = core.refused_by(id)?;
+    let grant = &row.grant;
+    // It may have been rotated elsewhere since.
+    if presented.generation > grant.generation {
+        return None;
+    }
+    let error = match check(core, grant, form, row.read_at).await {
+        Err(error) => error.is_refusal().then_some(error)?,
+        Ok(_policy) if row.have_all_ended() && core.are_over(row.credentials()) => {
+            OAuthError::invalid_grant("the upstream login has ended")
+        }
+        Ok(policy) => {
+            match Presented::of(core, grant, presented, policy, None) {
+                Presented::Unknown => unknown(),
+                Presented::Predecessor if is_worn_out(grant, policy) => too_often(),
+                // Good, or reuse, which is to be acted on.
+                Presented::Current | Presented::Predecessor | Presented::Old => return None,
+            }
+        }
+    };
+    let client = grant.client_id.as_deref();
+    let is_over = core.refusals.too_many(id)
+        | (error.is_invalid_client() && client.is_some_and(|id| core.refusals.too_many_of(id)));
+    is_over.then_some(error)
+}
+
 /// Everything that can be refused, before anything is changed. What a replay
 /// of this client means.
-async fn check(core: &Core, grant: &Grant, form: &Form) -> Result<RotationPolicy, OAuthError> {
+async fn check(
+    core: &Core,
+    grant: &Grant,
+    form: &Form,
+    read_at: SystemTime,
+) -> Result<RotationPolicy, OAuthError> {
     let deadline = core
         .lifetimes
         .refresh_deadline(grant.created_at, grant.last_used_at);
-    if grant.revoked.is_some() || deadline <= core.clock.now() {
+    if grant.revoked.is_some() || deadline <= read_at {
         return Err(unknown());
     }
     let mut policy = core.rotation;
@@ -237,17 +294,11 @@ impl<'a> Successor<'a> {
     ) -> Result<Option<Response<OwnBody>>, OAuthError> {
         let Self { core, grant, .. } = self;
         let now = core.clock.now();
-        let cap = match policy {
-            RotationPolicy::Default | RotationPolicy::Strict => REPLAY_CAP,
-            // It does nothing else for as long as the grant lives.
-            RotationPolicy::Sticky => u32::MAX,
-        };
         let (id, generation) = (grant.id, grant.generation);
+        let cap = replay_cap(policy);
         if !core.store.count_replay(id, generation, cap, now).await? {
-            if grant.replays >= cap {
-                return Err(OAuthError::unavailable(
-                    "this refresh token was repeated too often",
-                ));
+            if is_worn_out(grant, policy) {
+                return Err(too_often());
             }
             return Ok(None);
         }
@@ -287,6 +338,22 @@ impl<'a> Successor<'a> {
     ) -> Response<OwnBody> {
         success(pair, access_expires_at, self.scope.as_deref(), now)
     }
+}
+
+fn is_worn_out(grant: &Grant, policy: RotationPolicy) -> bool {
+    grant.replays >= replay_cap(policy)
+}
+
+fn replay_cap(policy: RotationPolicy) -> u32 {
+    match policy {
+        RotationPolicy::Default | RotationPolicy::Strict => REPLAY_CAP,
+        // It does nothing else for as long as the grant lives.
+        RotationPolicy::Sticky => u32::MAX,
+    }
+}
+
+fn too_often() -> OAuthError {
+    OAuthError::unavailable("this refresh token was repeated too often")
 }
 
 /// One answer for every refresh token that is not good: it tells nobody which

@@ -41,7 +41,17 @@ async fn revoke_grant(
     form: &Form,
     claims: &RefreshClaims,
 ) -> Result<(), OAuthError> {
+    // Whoever says it again need not be heard by the store.
+    if core.refusals.is_revoked(claims.id) {
+        return Ok(());
+    }
     let grant = core.store.grant(claims.id).await?;
+    if let Some(grant) = &grant
+        && grant.revoked.is_some()
+    {
+        core.refusals.note_revoked(claims.id);
+        return Ok(());
+    }
     if grant.is_some_and(|grant| is_owner(&grant, form)) {
         core.revoke_grant(claims.id, RevocationReason::Client)
             .await?;
@@ -54,7 +64,7 @@ async fn revoke_access(
     form: &Form,
     claims: &AccessClaims,
 ) -> Result<(), OAuthError> {
-    let grant = core.store.grant(claims.id).await?;
+    let grant = core.living_grant(claims.id).await?;
     let is_good = grant
         .is_some_and(|grant| is_owner(&grant, form) && claims.is_of(&grant.salt, &core.keyring));
     let now = core.clock.now();

@@ -11,6 +11,7 @@
 
 mod support;
 
+mod abuse;
 mod attempts;
 mod browsers;
 mod database_trouble;
