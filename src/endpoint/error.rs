@@ -101,6 +101,16 @@ impl OAuthError {
         )
     }
 
+    /// A panic of ours: a 500, but with the code that clients take for trouble
+    /// and not for the end of a login.
+    pub(super) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "temporarily_unavailable",
+            "internal error",
+        )
+    }
+
     /// Whether it is what was asked for that was refused, not trouble of ours.
     pub(super) fn is_refusal(&self) -> bool {
         self.status.is_client_error()

@@ -142,7 +142,7 @@ where
     let answered = AssertUnwindSafe(route(&core, request)).catch_unwind().await;
     let answered = answered.unwrap_or_else(|_panic| {
         tracing::error!("an endpoint panicked");
-        Err(OAuthError::unavailable("internal error"))
+        Err(OAuthError::internal())
     });
     Ok(answered.unwrap_or_else(OAuthError::into_response))
 }

@@ -3,6 +3,7 @@
 mod codes;
 mod ended;
 mod logins;
+mod requests;
 mod strangers;
 
 use std::time::Duration;

@@ -41,6 +41,7 @@ pub(crate) struct FlakyStore {
     inner: MemoryStore,
     is_down: Arc<AtomicBool>,
     is_read_only: Arc<AtomicBool>,
+    panics: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     claim_delay: Duration,
     yields: usize,
@@ -76,6 +77,11 @@ impl FlakyStore {
         self.is_read_only.store(is_read_only, Ordering::SeqCst);
     }
 
+    /// Every call panics.
+    pub(crate) fn set_panicking(&self, panics: bool) {
+        self.panics.store(panics, Ordering::SeqCst);
+    }
+
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
@@ -85,6 +91,7 @@ impl FlakyStore {
         answer: BoxFuture<'a, Result<T, StoreError>>,
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.panics.load(Ordering::SeqCst), "as it was told to");
         if self.is_down.load(Ordering::SeqCst) {
             return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
         }
