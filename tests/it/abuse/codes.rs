@@ -117,6 +117,9 @@ async fn codes_that_expired_are_unknown_or_whose_login_ended_are_refused_from_me
     let pairs = redemption(&ended, VERIFIER, "claude");
     let calls = pair.flood(&pairs, "invalid_grant").await;
     assert!(calls < NOW_AND_THEN, "{calls} calls of the store");
+    let answer = redeem(&pair, &ended, VERIFIER, "claude").await;
+    let words = answer.text("error_description");
+    assert_eq!(words, "the upstream login has ended");
     let login = pair.lab.login().client_id("claude");
     pair.here.issue(login).await.unwrap();
     let answer = redeem(&pair, &ended, VERIFIER, "claude").await;

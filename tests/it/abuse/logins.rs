@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use regrant::provider::Expiry;
 
 use super::NOW_AND_THEN;
 use super::Pair;
@@ -37,6 +38,26 @@ async fn a_login_that_has_ended_says_so_and_a_new_one_works_at_once() {
         let answer = refresh(&pair.here, token).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     }
+}
+
+/// The new login lives, although it has to be refreshed before it can be used.
+#[tokio::test]
+async fn a_new_login_that_expires_at_once_is_not_taken_for_the_old_one() {
+    let pair = Pair::start(long()).await;
+    let issued = pair.issue().await;
+    let access = issued.access_token.expose();
+    pair.lab.provider.log_out();
+    pair.lab.clock.advance(HOUR);
+    for _ in 0..100 {
+        assert_eq!(pair.call(access).await.status, StatusCode::UNAUTHORIZED);
+    }
+
+    let login = pair.lab.login().client_id("claude").scope("read write");
+    let login = login.expiry(Expiry::After(Duration::from_secs(1)));
+    pair.here.issue(login).await.unwrap();
+    pair.lab.clock.advance(Duration::from_secs(1));
+
+    assert_eq!(pair.call(access).await.status, StatusCode::OK);
 }
 
 /// What this process last knew of a login is no proof against it, whatever
