@@ -144,6 +144,9 @@ pub(crate) async fn resolve(
     route: &Route,
     pending: Pending,
 ) -> Result<Authenticated, Rejection> {
+    if let Some(rejection) = refused_before(core, route, &pending) {
+        return Err(rejection);
+    }
     let mut authenticated = match pending {
         Pending::Credential(authenticated) => authenticated,
         Pending::Grant { claims, digest } => read(core, route, &claims, digest).await?,
@@ -155,7 +158,17 @@ pub(crate) async fn resolve(
     let (snapshot, now) = (authenticated.cell.current(), core.clock.now());
     authenticated.snapshot = snapshot;
     if !authenticated.snapshot.is_usable(now) {
-        authenticated.snapshot = refreshed(core, &authenticated, Want::Usable).await?;
+        let epoch = core.cache.epoch();
+        let refreshed = refreshed(core, &authenticated, Want::Usable).await;
+        authenticated.snapshot = refreshed.inspect_err(|rejection| {
+            let By::Token { entry, .. } = &authenticated.by else {
+                return;
+            };
+            let ended = rejection.ended(&entry.grant, authenticated.cell.id);
+            if !ended.is_empty() {
+                core.refused(&entry.grant, &ended, entry.read_at, epoch);
+            }
+        })?;
     } else if authenticated.snapshot.is_due(now) {
         refresh::early(core, &authenticated.cell);
     }
@@ -198,6 +211,52 @@ pub(crate) async fn has_ended(core: &Core, grant: &Grant) -> Result<bool, Refres
     Ok(true)
 }
 
+/// What the row that an earlier request was refused by proves of this one, once
+/// there were too many. `None`: ask.
+fn refused_before(core: &Core, route: &Route, pending: &Pending) -> Option<Rejection> {
+    let (id, rejection) = match pending {
+        Pending::Grant { claims, .. } => {
+            let row = core.refused_by(claims.id)?;
+            // It may have been rotated elsewhere since.
+            if claims.generation > row.grant.generation {
+                return None;
+            }
+            let rejection = if is_admitted(core, &row.grant, claims, core.clock.now()) {
+                let narrowed = narrowed(&row.grant, claims);
+                route.admits(&row.grant, narrowed.as_deref()).err()?
+            } else {
+                Rejection::InvalidToken
+            };
+            (claims.id, rejection)
+        }
+        Pending::Credential(Authenticated {
+            by: By::Token { entry, .. },
+            cell,
+            ..
+        }) => {
+            let row = core.refused_by(entry.grant.id)?;
+            if !(row.has_ended(cell.id) && core.are_over([cell.id])) {
+                return None;
+            }
+            let rejection = if row.have_all_ended() && core.are_over(row.credentials()) {
+                let snapshot = cell.current();
+                let is_terminal = snapshot.terminal || cell.has_ended(snapshot.generation);
+                Rejection::Refresh(if is_terminal {
+                    RefreshErrorKind::Terminal.into()
+                } else {
+                    RefreshErrorKind::NotRefreshable.into()
+                })
+            } else {
+                Rejection::ProviderEnded
+            };
+            (entry.grant.id, rejection)
+        }
+        // A named caller has no token that could be refused.
+        Pending::Credential(_) | Pending::Caller { .. } => return None,
+    };
+    core.refusals.too_many(id).then_some(rejection)
+}
+
 async fn read(
     core: &Arc<Core>,
     route: &Route,
@@ -207,20 +266,22 @@ async fn read(
     let epoch = core.cache.epoch();
     let now = core.clock.now();
     let grant = core
-        .store
-        .grant(claims.id)
+        .living_grant(claims.id)
         .await
         .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?
         .ok_or(Rejection::InvalidToken)?;
     if !is_admitted(core, &grant, claims, now) {
+        core.refused(&grant, &[], now, epoch);
         return Err(Rejection::InvalidToken);
     }
     if claims.generation == grant.generation && claims.generation > 0 && !grant.acknowledged {
         acknowledge(core, &grant);
     }
-    let granted = grant.scope.as_deref().unwrap_or_default();
-    let narrowed: Option<Arc<str>> = scope::narrowed(granted, claims.scopes).map(Into::into);
-    route.admits(&grant, narrowed.as_deref())?;
+    let narrowed = narrowed(&grant, claims);
+    if let Err(rejection) = route.admits(&grant, narrowed.as_deref()) {
+        core.refused(&grant, &[], now, epoch);
+        return Err(rejection);
+    }
     let (cell, snapshot) = read_credential(core, &grant, &route.provider).await?;
 
     let token = Verified {
@@ -249,6 +310,12 @@ pub(crate) fn is_admitted(
         && now < grant.created_at + core.lifetimes.refresh_absolute
         && claims.is_of(&grant.salt, &core.keyring)
         && !grant.revoked_access.contains(&claims.revocation_entry())
+}
+
+/// The scope of the token, if it is less than the grant's.
+fn narrowed(grant: &Grant, claims: &AccessClaims) -> Option<Arc<str>> {
+    let granted = grant.scope.as_deref().unwrap_or_default();
+    scope::narrowed(granted, claims.scopes).map(Into::into)
 }
 
 /// What was good when its request came, if it still is.

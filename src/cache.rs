@@ -182,8 +182,7 @@ impl GrantCache {
         provider: &str,
         snapshot: Snapshot,
     ) -> (Arc<Cell>, Arc<Snapshot>) {
-        let pinned = lock(&self.pinned).get(&id).cloned();
-        if let Some(cell) = pinned.or_else(|| self.cells.get(&id)) {
+        if let Some(cell) = self.known(id) {
             let snapshot = cell.adopt(snapshot);
             return (cell, snapshot);
         }
@@ -194,6 +193,12 @@ impl GrantCache {
         // Somebody else may have inserted theirs meanwhile.
         let snapshot = cell.adopt(new.current());
         (cell, snapshot)
+    }
+
+    /// What this process knows of a credential, if anything.
+    pub(crate) fn known(&self, id: CredentialId) -> Option<Arc<Cell>> {
+        let pinned = lock(&self.pinned).get(&id).cloned();
+        pinned.or_else(|| self.cells.get(&id))
     }
 
     /// Keeps this credential in memory for as long as the pin lives.
@@ -232,7 +237,7 @@ pub(crate) struct Entry {
     /// Those of its credentials that were asked for here.
     cells: Box<[Arc<Cell>]>,
     verified: Box<[Verified]>,
-    read_at: SystemTime,
+    pub(crate) read_at: SystemTime,
 }
 
 impl Entry {

@@ -159,7 +159,8 @@ impl Core {
         if let Some(known) = self.clients.get(id).filter(is_current) {
             return Ok(known.record);
         }
-        if id.len() > LONGEST_ID {
+        // What cannot be registered: a database may not even take the question.
+        if id.len() > LONGEST_ID || id.contains('\0') {
             return Ok(None);
         }
         let record = self.store.client(id).await?.map(Arc::new);

@@ -26,6 +26,7 @@ use crate::authenticate;
 use crate::authenticate::Authenticated;
 use crate::authenticate::Pending;
 use crate::credential::Snapshot;
+use crate::cross_origin;
 use crate::error::RefreshErrorKind;
 use crate::exchange::Exchange;
 use crate::refresh::Want;
@@ -45,6 +46,8 @@ pin_project! {
         state: State<S::Future, S::Response, Request<ReplayBody<B>>>,
         // `None` where there is nothing to replay.
         exchange: Option<Exchange<S, B>>,
+        // A page of another origin is to read the response.
+        is_cross_origin: bool,
     }
 }
 
@@ -84,7 +87,13 @@ where
         Self {
             state: State::Endpoint { future },
             exchange: None,
+            is_cross_origin: false,
         }
+    }
+
+    pub(crate) fn cross_origin(mut self, is_cross_origin: bool) -> Self {
+        self.is_cross_origin = is_cross_origin;
+        self
     }
 
     pub(crate) fn rejected(response: Response<OwnBody>) -> Self {
@@ -93,6 +102,7 @@ where
                 response: Some(response),
             },
             exchange: None,
+            is_cross_origin: false,
         }
     }
 }
@@ -108,6 +118,7 @@ where
                 .pass()
                 .map_or(State::Done, |future| State::Pass { future }),
             exchange: None,
+            is_cross_origin: false,
         }
     }
 
@@ -116,6 +127,7 @@ where
         Self {
             state,
             exchange: Some(exchange),
+            is_cross_origin: false,
         }
     }
 
@@ -128,6 +140,7 @@ where
                 }),
             },
             exchange: Some(exchange),
+            is_cross_origin: false,
         }
     }
 }
@@ -140,7 +153,25 @@ where
 {
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = ready!(self.as_mut().poll_response(context))?;
+        if self.is_cross_origin {
+            cross_origin::expose(response.headers_mut());
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<S, B, ResBody> ResponseFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<ResBody>>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    fn poll_response(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResponseBody<ResBody>>, S::Error>> {
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {

@@ -222,6 +222,7 @@ impl Regrant {
         };
         let attached = core.store.attach(id, credential).await;
         core.cache.forget(id);
+        core.refusals.forget(id);
         let attached = attached?;
         if attached {
             self.hold_one(&grant.subject, &upstream, now).await?;

@@ -113,6 +113,18 @@ impl RefreshLayer {
         self
     }
 
+    /// Whether pages of any origin may call this route (CORS): their preflights
+    /// are answered here, and responses can be read by them, the challenges of
+    /// this layer included, unless the gateway sets
+    /// `Access-Control-Allow-Origin` itself. No cookie is involved: they still
+    /// need a bearer token. What [passes through](Self::pass_through) without
+    /// one is left to the gateway. The default is `true`; `false` leaves all of
+    /// it to the gateway, or to a layer around this one.
+    pub fn cross_origin(mut self, allow: bool) -> Self {
+        Arc::make_mut(&mut self.route).cross_origin = allow;
+        self
+    }
+
     /// How to tell that the upstream refused the credential. The default is
     /// [`Unauthorized`](crate::classify::Unauthorized): a 401.
     pub fn with_classify(mut self, classify: impl Classify) -> Self {

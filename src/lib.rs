@@ -18,8 +18,10 @@ pub mod future;
 
 mod authenticate;
 mod cache;
+mod cross_origin;
 mod grant;
 mod named;
+mod refusals;
 mod rejection;
 pub mod resolve;
 mod resource;

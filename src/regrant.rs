@@ -28,6 +28,7 @@ use crate::layer::RefreshLayer;
 use crate::provider::Provider;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
+use crate::refusals::Refusals;
 use crate::resource;
 use crate::revocation;
 use crate::seal::Keyring;
@@ -300,6 +301,7 @@ impl RegrantBuilder {
         let core = Arc::new(Core {
             public_url,
             store: self.store,
+            refusals: Refusals::new(&self.clock),
             keyring: self.keyring,
             providers: self.providers,
             clock: self.clock,

@@ -30,8 +30,10 @@ use serde_json::json;
 
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::id::CredentialId;
 use crate::response::OwnBody;
 use crate::route::Challenges;
+use crate::store::Grant;
 
 #[derive(Debug)]
 pub(crate) enum Rejection {
@@ -65,6 +67,31 @@ impl Rejection {
             | RefreshErrorKind::Provider
             | RefreshErrorKind::Sealed
             | RefreshErrorKind::Store => Self::Refresh(error),
+        }
+    }
+
+    /// Which logins of a grant have ended according to this answer to a request
+    /// for `asked`.
+    pub(crate) fn ended(&self, grant: &Grant, asked: CredentialId) -> Vec<CredentialId> {
+        match self {
+            Self::ProviderEnded => vec![asked],
+            Self::Refresh(error) if error.kind() == RefreshErrorKind::Terminal => {
+                grant.credentials.iter().map(|held| held.id).collect()
+            }
+            Self::Refresh(error)
+                if error.kind() == RefreshErrorKind::NotRefreshable
+                    && grant.credentials.len() == 1 =>
+            {
+                vec![asked]
+            }
+            Self::NoBearer
+            | Self::InvalidToken
+            | Self::InsufficientScope
+            | Self::OtherProvider
+            | Self::NotConnected(_)
+            | Self::NotReplayable
+            | Self::RanOut
+            | Self::Refresh(_) => Vec::new(),
         }
     }
 

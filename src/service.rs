@@ -17,6 +17,7 @@ use tower::Service;
 use crate::BoxError;
 use crate::authenticate;
 use crate::authenticate::Cached;
+use crate::cross_origin;
 use crate::endpoint::Endpoints;
 use crate::exchange::Exchange;
 use crate::future::ResponseFuture;
@@ -71,16 +72,25 @@ where
             return ResponseFuture::endpoint(endpoints.respond(request));
         }
 
+        let is_cross_origin = route.cross_origin && cross_origin::is_asked_for(request.headers());
+        if is_cross_origin
+            && !route.passes_through
+            && cross_origin::is_preflight(request.method(), request.headers())
+        {
+            return ResponseFuture::rejected(cross_origin::preflight(request.headers()));
+        }
+
         let (head, body) = request.into_parts();
         let cached = authenticate::from_memory(core, route, &head);
         let exchange = || Exchange::new(inner, self.layer.clone(), head, body);
-        match cached {
+        let future = match cached {
             Ok(Cached::Ready(authenticated)) => ResponseFuture::call(exchange(), authenticated),
             Ok(Cached::Pending(pending)) => ResponseFuture::resolve(exchange(), pending),
             Err(Rejection::NoBearer) if route.passes_through => {
-                ResponseFuture::pass_through(exchange())
+                return ResponseFuture::pass_through(exchange());
             }
             Err(rejection) => ResponseFuture::rejected(rejection.into_response(&route.challenges)),
-        }
+        };
+        future.cross_origin(is_cross_origin)
     }
 }

@@ -25,6 +25,7 @@ use crate::jitter::Jitter;
 use crate::provider::Provider;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
+use crate::refusals::Refusals;
 use crate::revocation;
 use crate::seal::Key;
 use crate::seal::Keyring;
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     /// Of clients that are not registered.
     pub(crate) rotation: RotationPolicy,
     pub(crate) cache: GrantCache,
+    pub(crate) refusals: Refusals,
     /// By `client_id`.
     pub(crate) clients: Cache<Box<str>, KnownClient>,
     pub(crate) flights: Flights,
@@ -107,6 +109,7 @@ impl Core {
         // Also when the write failed: it may have gone through unnoticed.
         self.cache.forget(id);
         if matches!(revoked, Ok(true)) {
+            self.refusals.note_revoked(id);
             self.audit(AuditKind::GrantRevoked { reason }, whose);
             revocation::begin(self, id);
         }

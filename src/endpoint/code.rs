@@ -24,8 +24,12 @@ use crate::audit::AuditKind;
 use crate::authenticate::has_ended;
 use crate::issue::Holder;
 use crate::issue::NewGrant;
+use crate::refusals::KnownCode;
+use crate::refusals::Refused;
+use crate::refusals::is_within;
 use crate::response::OwnBody;
 use crate::state::Core;
+use crate::store::ClientRecord;
 use crate::store::Code;
 use crate::store::RevocationReason;
 use crate::store::StoreErrorKind;
@@ -49,19 +53,38 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
         return Err(unknown());
     };
 
-    let deposit = core.store.code(presented.id).await?.ok_or_else(unknown)?;
-    if !presented.is_hashed_to(&deposit.hash) || *deposit.client_id != *client_id {
-        return Err(unknown());
+    let request = Redemption {
+        presented,
+        verifier,
+        client_id: &client_id,
+    };
+    let id = request.presented.id;
+    if let Some(known) = core.refusals.code(id, core.clock.now()) {
+        refused_before(core, &known, form, &request).await?;
     }
-    let client = core.client(&deposit.client_id).await?;
-    client::authenticate(core, form, client.as_deref(), false)?;
-    check(core, &deposit, form, verifier)?;
+    let Some(deposit) = core.store.code(id).await?.map(Arc::new) else {
+        core.refusals.note_unknown_code(id, core.clock.now());
+        return Err(unknown());
+    };
+    let client = check(core, &deposit, form, &request)
+        .await
+        .inspect_err(|error| {
+            if error.is_refusal() {
+                core.refusals.note_code(&deposit, None);
+            }
+        })?;
 
     let now = core.clock.now();
+    let refused = |for_logins| {
+        let until = now + core.timings.staleness;
+        let refused = Some(Refused { until, for_logins });
+        core.refusals.note_code(&deposit, refused);
+    };
     if deposit.expires_at <= now {
-        return if core.store.grant(deposit.id).await?.is_some() {
+        return if core.store.grant(id).await?.is_some() {
             again(core, &deposit).await
         } else {
+            refused(false);
             Err(unknown())
         };
     }
@@ -76,6 +99,7 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
     };
     let NewGrant { grant, pair } = NewGrant::of(core, holder, now)?;
     if has_ended(core, &grant).await? {
+        refused(true);
         return Err(OAuthError::invalid_grant("the upstream login has ended"));
     }
     match core.store.insert_grant(grant.clone()).await {
@@ -84,37 +108,92 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
     }
     // Whose it is, the row says: where an answer was lost, the insert may have
     // been ours or not.
-    let stored = core.store.grant(deposit.id).await?;
+    let stored = core.store.grant(id).await?;
     if stored.is_none_or(|stored| stored.salt != grant.salt) {
         return again(core, &deposit).await;
     }
+    core.refusals.forget(id);
     core.audit(AuditKind::CodeRedeemed, &grant);
     let expires_at = grant.access_expires_at;
     Ok(success(&pair, expires_at, grant.scope.as_deref(), now))
 }
 
-fn check(core: &Core, deposit: &Code, form: &Form, verifier: &str) -> Result<(), OAuthError> {
+/// What asks for a code to be redeemed.
+struct Redemption<'a> {
+    presented: CodeClaims,
+    verifier: &'a str,
+    client_id: &'a str,
+}
+
+/// What an earlier refusal of this code proves of this request.
+async fn refused_before(
+    core: &Core,
+    known: &KnownCode,
+    form: &Form,
+    request: &Redemption<'_>,
+) -> Result<(), OAuthError> {
+    let KnownCode::Deposited { code, refused } = known else {
+        return Err(unknown());
+    };
+    // A code's row never changes: what was wrong stays wrong.
+    check(core, code, form, request).await?;
+    if core.refusals.is_revoked(code.id) {
+        return Err(unknown());
+    }
+    let now = core.clock.now();
+    let bound = core.timings.staleness;
+    match refused {
+        Some(refused) if !is_within(now, refused.until, bound) => Ok(()),
+        Some(refused) if refused.for_logins => {
+            let logins = code.credentials.iter().map(|held| held.id);
+            if core.are_over(logins) {
+                Err(OAuthError::invalid_grant("the upstream login has ended"))
+            } else {
+                Ok(())
+            }
+        }
+        Some(_) => Err(unknown()),
+        None => Ok(()),
+    }
+}
+
+/// Everything that can be refused without asking whether the code was redeemed.
+async fn check(
+    core: &Core,
+    deposit: &Code,
+    form: &Form,
+    request: &Redemption<'_>,
+) -> Result<Option<Arc<ClientRecord>>, OAuthError> {
+    let is_meant = *deposit.client_id == *request.client_id;
+    if !(is_meant && request.presented.is_hashed_to(&deposit.hash)) {
+        return Err(unknown());
+    }
+    let client = core.client(&deposit.client_id).await?;
+    client::authenticate(core, form, client.as_deref(), false)?;
     // Compared byte by byte (RFC 6749 §4.1.3).
     if let Some(uri) = &deposit.redirect_uri
         && form.text("redirect_uri") != Some(uri)
     {
         return Err(OAuthError::invalid_grant("the redirect_uri is another one"));
     }
-    let challenge: [u8; 32] = Sha256::digest(verifier.as_bytes()).into();
+    let challenge: [u8; 32] = Sha256::digest(request.verifier.as_bytes()).into();
     if verify_slices_are_equal(&challenge, &deposit.challenge).is_err() {
         return Err(OAuthError::invalid_grant("the code_verifier is wrong"));
     }
-    check_resource(core, form, deposit.resource.as_deref())
+    check_resource(core, form, deposit.resource.as_deref())?;
+    Ok(client)
 }
 
 /// The code was redeemed before.
-async fn again(core: &Arc<Core>, deposit: &Code) -> Result<Response<OwnBody>, OAuthError> {
-    if core
-        .revoke_grant(deposit, RevocationReason::CodeReuse)
-        .await?
-    {
-        core.audit(AuditKind::CodeReused, deposit);
+async fn again(core: &Arc<Core>, deposit: &Arc<Code>) -> Result<Response<OwnBody>, OAuthError> {
+    let reuse = RevocationReason::CodeReuse;
+    if core.revoke_grant(&**deposit, reuse).await? {
+        core.audit(AuditKind::CodeReused, &**deposit);
+    } else {
+        // It had ended before; noted with the grant.
+        let _ended = core.living_grant(deposit.id).await?;
     }
+    core.refusals.note_code(deposit, None);
     Err(unknown())
 }
 

@@ -101,6 +101,25 @@ impl OAuthError {
         )
     }
 
+    /// A panic of ours: a 500, but with the code that clients take for trouble
+    /// and not for the end of a login.
+    pub(super) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "temporarily_unavailable",
+            "internal error",
+        )
+    }
+
+    /// Whether it is what was asked for that was refused, not trouble of ours.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.status.is_client_error()
+    }
+
+    pub(super) fn is_invalid_client(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
     fn new(status: StatusCode, code: &'static str, description: &'static str) -> Self {
         Self {
             status,

@@ -31,17 +31,17 @@ use std::task::Poll;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header::ALLOW;
-use http::header::AUTHORIZATION;
 use http::header::CACHE_CONTROL;
 use http::header::CONTENT_TYPE;
 use http::header::PRAGMA;
+use http::header::RETRY_AFTER;
+use http::header::WWW_AUTHENTICATE;
 use http_body::Body;
 use serde_json::Value;
 use tower::Service;
@@ -104,11 +104,10 @@ impl Endpoints {
         let cross_origin = CorsLayer::new()
             .allow_origin(cors::Any)
             .allow_methods([Method::GET, Method::POST])
-            .allow_headers([
-                AUTHORIZATION,
-                CONTENT_TYPE,
-                HeaderName::from_static("mcp-protocol-version"),
-            ])
+            // `Authorization` for `client_secret_basic`, `MCP-Protocol-Version`
+            // for metadata, and whatever else a client comes to send.
+            .allow_headers(cors::AllowHeaders::mirror_request())
+            .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
             .max_age(PREFLIGHT_AGE);
         let service = ServiceBuilder::new()
             .layer(cross_origin)
@@ -146,7 +145,7 @@ where
     let answered = AssertUnwindSafe(route(&core, request)).catch_unwind().await;
     let answered = answered.unwrap_or_else(|_panic| {
         tracing::error!("an endpoint panicked");
-        Err(OAuthError::unavailable("internal error"))
+        Err(OAuthError::internal())
     });
     Ok(answered.unwrap_or_else(OAuthError::into_response))
 }

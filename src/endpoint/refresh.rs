@@ -58,10 +58,23 @@ pub(super) async fn refresh(
     };
 
     let mut request = Progress::begun(core);
+    if let Some(error) = refused_before(core, form, &presented, &request).await {
+        return Err(error);
+    }
     for _ in 0..ROTATION_ATTEMPTS {
-        let grant = core.store.grant(presented.id).await?.ok_or_else(unknown)?;
-        let policy = check(core, &grant, form).await?;
+        let (epoch, read_at) = (core.cache.epoch(), core.clock.now());
+        let grant = core.living_grant(presented.id).await?;
+        let grant = grant.ok_or_else(unknown)?;
+        let policy = check(core, &grant, form, read_at)
+            .await
+            .inspect_err(|error| {
+                if error.is_refusal() {
+                    core.refused(&grant, &[], read_at, epoch);
+                }
+            })?;
         if has_ended(core, &grant).await? {
+            let ended: Vec<_> = grant.credentials.iter().map(|held| held.id).collect();
+            core.refused(&grant, &ended, read_at, epoch);
             return Err(OAuthError::invalid_grant("the upstream login has ended"));
         }
         let successor = Successor::of(core, &grant, &presented, form);
@@ -76,6 +89,9 @@ pub(super) async fn refresh(
                 request.tried_at = Some(now);
             }
             Presented::Predecessor(predecessor) => {
+                if is_worn_out(&grant, policy) {
+                    core.refused(&grant, &[], read_at, epoch);
+                }
                 let successor = Successor::of(core, &grant, &predecessor, form);
                 if let Some(response) = successor.repeat(policy).await? {
                     return Ok(response);
@@ -89,16 +105,62 @@ pub(super) async fn refresh(
                 }
                 return Err(unknown());
             }
-            Presented::Unknown => return Err(unknown()),
+            Presented::Unknown => {
+                core.refused(&grant, &[], read_at, epoch);
+                return Err(unknown());
+            }
         }
     }
     Err(OAuthError::unavailable("too many refreshes at once"))
 }
 
+/// What the row that an earlier request was refused by proves of this one, once
+/// there were too many. `None`: ask.
+async fn refused_before(
+    core: &Core,
+    form: &Form,
+    presented: &RefreshClaims,
+    request: &Progress,
+) -> Option<OAuthError> {
+    let id = presented.id;
+    if core.refusals.has_idled(id, core.clock.now()) {
+        return Some(unknown());
+    }
+    let row = core.refused_by(id)?;
+    let grant = &row.grant;
+    // It may have been rotated elsewhere since.
+    if presented.generation > grant.generation {
+        return None;
+    }
+    let error = match check(core, grant, form, row.read_at).await {
+        Err(error) => error.is_refusal().then_some(error)?,
+        Ok(_policy) if row.have_all_ended() && core.are_over(row.credentials()) => {
+            OAuthError::invalid_grant("the upstream login has ended")
+        }
+        Ok(policy) => {
+            match Presented::of(core, grant, presented, policy, request) {
+                Presented::Unknown => unknown(),
+                Presented::Predecessor(_) if is_worn_out(grant, policy) => too_often(),
+                // Good, or reuse, which is to be acted on.
+                Presented::Current | Presented::Predecessor(_) | Presented::Old => return None,
+            }
+        }
+    };
+    let client = grant.client_id.as_deref();
+    let is_over = core.refusals.too_many(id)
+        | (error.is_invalid_client() && client.is_some_and(|id| core.refusals.too_many_of(id)));
+    is_over.then_some(error)
+}
+
 /// Everything that can be refused, before anything is changed. What a replay
 /// of this client means.
-async fn check(core: &Core, grant: &Grant, form: &Form) -> Result<RotationPolicy, OAuthError> {
-    if grant.revoked.is_some() || has_passed(core, grant) {
+async fn check(
+    core: &Core,
+    grant: &Grant,
+    form: &Form,
+    read_at: SystemTime,
+) -> Result<RotationPolicy, OAuthError> {
+    if grant.revoked.is_some() || deadline(core, grant) <= read_at {
         return Err(unknown());
     }
     let mut policy = core.rotation;
@@ -131,7 +193,7 @@ pub(super) async fn is_good(
         None => None,
     };
     let policy = policy.unwrap_or(core.rotation);
-    let is_over = has_passed(core, grant) || grant.revoked.is_some();
+    let is_over = deadline(core, grant) <= core.clock.now() || grant.revoked.is_some();
     let is_known = matches!(
         Presented::of(core, grant, presented, policy, &Progress::begun(core)),
         Presented::Current | Presented::Predecessor(_)
@@ -139,12 +201,9 @@ pub(super) async fn is_good(
     Ok(!is_over && is_known)
 }
 
-/// Whether one of its deadlines has.
-fn has_passed(core: &Core, grant: &Grant) -> bool {
-    let deadline = core
-        .lifetimes
-        .refresh_deadline(grant.created_at, grant.last_used_at);
-    deadline <= core.clock.now()
+fn deadline(core: &Core, grant: &Grant) -> SystemTime {
+    core.lifetimes
+        .refresh_deadline(grant.created_at, grant.last_used_at)
 }
 
 /// One request, while others change its grant.
@@ -305,17 +364,11 @@ impl<'a> Successor<'a> {
     ) -> Result<Option<Response<OwnBody>>, OAuthError> {
         let Self { core, grant, .. } = self;
         let now = core.clock.now();
-        let cap = match policy {
-            RotationPolicy::Default | RotationPolicy::Strict => REPLAY_CAP,
-            // It does nothing else for as long as the grant lives.
-            RotationPolicy::Sticky => u32::MAX,
-        };
         let (id, generation) = (grant.id, grant.generation);
+        let cap = replay_cap(policy);
         if !core.store.count_replay(id, generation, cap, now).await? {
-            if grant.replays >= cap {
-                return Err(OAuthError::unavailable(
-                    "this refresh token was repeated too often",
-                ));
+            if is_worn_out(grant, policy) {
+                return Err(too_often());
             }
             return Ok(None);
         }
@@ -355,6 +408,22 @@ impl<'a> Successor<'a> {
     ) -> Response<OwnBody> {
         success(pair, access_expires_at, self.scope.as_deref(), now)
     }
+}
+
+fn is_worn_out(grant: &Grant, policy: RotationPolicy) -> bool {
+    grant.replays >= replay_cap(policy)
+}
+
+fn replay_cap(policy: RotationPolicy) -> u32 {
+    match policy {
+        RotationPolicy::Default | RotationPolicy::Strict => REPLAY_CAP,
+        // It does nothing else for as long as the grant lives.
+        RotationPolicy::Sticky => u32::MAX,
+    }
+}
+
+fn too_often() -> OAuthError {
+    OAuthError::unavailable("this refresh token was repeated too often")
 }
 
 /// One answer for every refresh token that is not good: it tells nobody which

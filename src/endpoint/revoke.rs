@@ -44,9 +44,17 @@ async fn revoke_grant(
     form: &Form,
     claims: &RefreshClaims,
 ) -> Result<(), OAuthError> {
+    // Whoever says it again need not be heard by the store.
+    if core.refusals.is_revoked(claims.id) {
+        return Ok(());
+    }
     let Some(grant) = core.store.grant(claims.id).await? else {
         return Ok(());
     };
+    if grant.revoked.is_some() {
+        core.refusals.note_revoked(claims.id);
+        return Ok(());
+    }
     if is_owner(core, &grant, form).await? {
         core.revoke_grant(&grant, RevocationReason::Client).await?;
     }
@@ -59,7 +67,7 @@ async fn revoke_access(
     claims: &AccessClaims,
 ) -> Result<(), OAuthError> {
     let now = core.clock.now();
-    let Some(grant) = core.store.grant(claims.id).await? else {
+    let Some(grant) = core.living_grant(claims.id).await? else {
         return Ok(());
     };
     let is_over = claims.expires_at() + core.lifetimes.leeway <= now;

@@ -11,8 +11,10 @@
 
 mod support;
 
+mod abuse;
 mod attempts;
 mod audit;
+mod browsers;
 mod clients;
 mod codes;
 mod database_trouble;

@@ -44,6 +44,7 @@ pub(crate) struct FlakyStore {
     is_down: Arc<AtomicBool>,
     is_read_only: Arc<AtomicBool>,
     loses_rotation: Arc<AtomicBool>,
+    panics: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     last_call: Arc<OnceLock<usize>>,
     claim_delay: Duration,
@@ -92,6 +93,11 @@ impl FlakyStore {
         self.last_call.set(self.calls() + calls).unwrap();
     }
 
+    /// Every call panics.
+    pub(crate) fn set_panicking(&self, panics: bool) {
+        self.panics.store(panics, Ordering::SeqCst);
+    }
+
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
@@ -104,6 +110,7 @@ impl FlakyStore {
         if self.last_call.get().is_some_and(|last| call >= *last) {
             return pending().boxed();
         }
+        assert!(!self.panics.load(Ordering::SeqCst), "as it was told to");
         if self.is_down.load(Ordering::SeqCst) {
             return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
         }
