@@ -18,6 +18,7 @@ mod disconnects;
 mod endpoint;
 mod gateway;
 mod handlers;
+mod histories;
 mod laboratory;
 mod layer;
 mod logins;
