@@ -16,6 +16,7 @@ mod database_trouble;
 mod dependencies;
 mod disconnects;
 mod endpoint;
+mod forgeries;
 mod gateway;
 mod handlers;
 mod histories;
