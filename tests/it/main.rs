@@ -12,6 +12,7 @@
 mod support;
 
 mod attempts;
+mod crowd;
 mod database_trouble;
 mod dependencies;
 mod disconnects;
