@@ -39,6 +39,7 @@ mod secrecy;
 mod simulation;
 mod store;
 mod store_trouble;
+mod tables;
 mod trouble;
 mod windows;
 mod wraps;
