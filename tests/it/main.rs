@@ -17,6 +17,7 @@ mod database_trouble;
 mod dependencies;
 mod disconnects;
 mod endpoint;
+mod failure_modes;
 mod forgeries;
 mod gateway;
 mod handlers;
