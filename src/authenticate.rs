@@ -286,7 +286,9 @@ async fn read(
 
     let token = Verified {
         digest,
-        until: claims.expires_at() + core.lifetimes.leeway,
+        // The leeway is the token's, not the grant's.
+        until: (claims.expires_at() + core.lifetimes.leeway)
+            .min(grant.created_at + core.lifetimes.refresh_absolute),
         revocation_entry: claims.revocation_entry(),
         narrowed: narrowed.clone(),
     };

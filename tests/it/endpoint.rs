@@ -50,7 +50,7 @@ async fn rotation_gives_a_new_pair_that_works_and_leaves_the_old_access_token_al
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everybody_who_refreshes_with_one_token_at_once_gets_the_same_pair() {
+async fn fm01_everybody_who_refreshes_with_one_token_at_once_gets_the_same_pair() {
     let (_lab, regrant, issued) = issued().await;
 
     let asking = (0..100).map(|_| refresh(&regrant, issued.refresh_token.expose()));
@@ -79,7 +79,7 @@ async fn a_replay_reports_the_true_remaining_lifetime() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_heals_however_late() {
+async fn fm01_a_lost_answer_heals_however_late() {
     let (lab, regrant, issued) = issued().await;
     let lost = refresh(&regrant, issued.refresh_token.expose()).await;
     lab.clock.advance(Duration::from_secs(10 * 86_400));
@@ -160,7 +160,7 @@ async fn within_a_burst_an_older_token_gets_the_present_pair_if_that_is_wanted()
 }
 
 #[tokio::test]
-async fn idle_and_absolute_deadlines_both_hold() {
+async fn fm25_idle_and_absolute_deadlines_both_hold() {
     let lab = Lab::start().await;
     let day = Duration::from_secs(86_400);
     let lifetimes = Lifetimes::default()

@@ -241,6 +241,23 @@ async fn an_access_token_is_good_until_its_expiry_and_the_leeway_are_over() {
 }
 
 #[tokio::test]
+async fn fm25_the_leeway_of_a_token_does_not_outlast_its_grant_in_memory_either() {
+    let lab = Lab::start().await;
+    let absolute = Duration::from_secs(60);
+    let lifetimes = Lifetimes::default().refresh_absolute(absolute);
+    let builder = lab.builder(MemoryStore::new()).lifetimes(lifetimes);
+    let regrant = builder.start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let gateway = lab.gateway(&regrant);
+
+    for (seconds, want) in [(59, StatusCode::OK), (1, StatusCode::UNAUTHORIZED)] {
+        lab.clock.advance(Duration::from_secs(seconds));
+        let answer = send(&gateway, post(issued.access_token.expose(), "")).await;
+        assert_eq!(answer.status, want, "{seconds}");
+    }
+}
+
+#[tokio::test]
 async fn a_grant_is_good_at_its_own_resource_provider_and_scope_only() {
     let lab = Lab::start().await;
     let regrant = lab

@@ -187,7 +187,7 @@ async fn a_client_cannot_have_the_credential_dropped_as_a_header_of_its_connecti
 }
 
 #[tokio::test]
-async fn no_challenge_of_the_upstream_ever_leaves() {
+async fn fm07_no_challenge_of_the_upstream_ever_leaves() {
     let lab = Lab::start().await;
     let regrant = lab.regrant().await;
     let issued = lab.issue(&regrant).await;
