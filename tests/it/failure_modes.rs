@@ -27,6 +27,7 @@ use crate::support::HOUR;
 use crate::support::Lab;
 use crate::support::ask;
 use crate::support::database::Database;
+use crate::support::flaky::FlakyStore;
 use crate::support::form;
 use crate::support::impatient;
 use crate::support::issued;
@@ -299,10 +300,49 @@ async fn fm24_the_grace_counts_from_the_first_rotation_and_then_the_family_ends(
     let reused = refresh(&regrant, token).await;
 
     assert_eq!(reused.text("error"), "invalid_grant");
-    assert_eq!(log.lines("WARN", "a refresh token was reused"), 1);
-    assert_eq!(log.lines("INFO", "grant revoked"), 1);
+    assert_eq!(log.lines("WARN", "token_reused"), 1);
+    assert_eq!(log.lines("INFO", "grant_revoked"), 1);
     let answer = refresh(&regrant, &pair.text("refresh_token")).await;
     assert_eq!(answer.text("error"), "invalid_grant");
+}
+
+/// A client refreshes for each 401, the late ones with a token that the others
+/// have just been given; what it sent with the one before is still under way.
+#[tokio::test]
+async fn fm24_what_is_overtaken_on_its_way_is_no_reuse() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    // It takes its time for each call of the store.
+    let slow = lab.builder(FlakyStore::over(store.clone()).yields(PACE));
+    let (slow, quick) = (slow.start(), lab.builder(store).start());
+    let (slow, quick) = (slow.await.unwrap(), quick.await.unwrap());
+
+    // Overtaken before it has read the grant, and after; then the clock need
+    // not even have gone on.
+    for (head_start, passes) in [(0, 1), (PACE + PACE / 2, 0)] {
+        let issued = lab.issue(&quick).await;
+        let token = issued.refresh_token.expose();
+        let overtaking = async {
+            for _ in 0..=head_start {
+                tokio::task::yield_now().await;
+            }
+            lab.clock.advance(Duration::from_secs(passes));
+            let first = refresh(&quick, token).await;
+            refresh(&quick, &first.text("refresh_token")).await
+        };
+        let (overtaken, newest) = tokio::join!(refresh(&slow, token), overtaking);
+
+        assert_eq!(overtaken.status, StatusCode::OK, "{overtaken:?}");
+        assert_eq!(overtaken.body, newest.body);
+        let next = refresh(&quick, &newest.text("refresh_token")).await;
+        assert_eq!(next.status, StatusCode::OK);
+
+        // What is sent only now is.
+        let reused = refresh(&quick, token).await;
+        assert_eq!(reused.text("error"), "invalid_grant");
+        let answer = refresh(&quick, &next.text("refresh_token")).await;
+        assert_eq!(answer.text("error"), "invalid_grant");
+    }
 }
 
 #[tokio::test]
@@ -351,3 +391,6 @@ async fn used(lab: &Lab, regrant: &Regrant, pair: &Answer) {
     assert_eq!(answer.status, StatusCode::OK);
     assert!(regrant.drain(HOUR).await);
 }
+
+/// How often the slow store is polled for each call.
+const PACE: usize = 500;

@@ -58,11 +58,13 @@ async fn what_ends_and_when() {
             ],
         ),
         row(
-            "upstream tokens do not survive a local revocation unnoticed: it is due there",
+            "upstream tokens do not survive a local revocation",
             [
-                (Do::Look(is_not_due_upstream), Want::True),
+                (Do::Use(0), Want::Calls(0)),
+                (Do::Look(is_alive_upstream), Want::True),
                 (Do::RevokeByRefresh(0), Want::Served),
-                (Do::Look(is_due_upstream), Want::True),
+                (Do::Look(has_ended_upstream), Want::True),
+                (Do::Use(0), Want::Calls(1)),
             ],
         ),
         row(
@@ -265,12 +267,12 @@ async fn what_depends_on_the_store_and_on_other_sessions() {
             ],
         ),
         row(
-            "and what was revoked stays so when the store is back",
+            "and what was revoked here is refused for good, whether the store is there or not",
             [
                 (Do::Use(0), Want::Served),
                 (Do::RevokeByRefresh(0), Want::Served),
                 (Do::StoreGoes, Want::Done),
-                (Do::Use(0), Want::Unavailable),
+                (Do::Use(0), Want::Challenge(401, "invalid_token")),
                 (Do::StoreReturns, Want::Done),
                 (Do::Use(0), Want::Challenge(401, "invalid_token")),
             ],
@@ -283,12 +285,13 @@ fn is_revoked(grant: &Grant, _scene: &Scene) -> bool {
     grant.revoked.is_some()
 }
 
-fn is_due_upstream(grant: &Grant, _scene: &Scene) -> bool {
-    grant.upstream_due.is_some()
+fn is_alive_upstream(_grant: &Grant, scene: &Scene) -> bool {
+    let sent = scene.lab.seen().pop().unwrap();
+    scene.lab.provider.introspect(sent.bearer()).is_some()
 }
 
-fn is_not_due_upstream(grant: &Grant, _scene: &Scene) -> bool {
-    grant.upstream_due.is_none()
+fn has_ended_upstream(grant: &Grant, scene: &Scene) -> bool {
+    grant.upstream_due.is_none() && !is_alive_upstream(grant, scene)
 }
 
 fn sent_what_came_along(_grant: &Grant, scene: &Scene) -> bool {
