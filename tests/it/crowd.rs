@@ -20,6 +20,7 @@ use regrant::store::postgres::PostgresStore;
 use serde_json::Value;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use crate::support::KEYS;
 use crate::support::Lab;
@@ -33,7 +34,7 @@ struct Deployment {
     store: PostgresStore,
     issued: Issued,
     http: reqwest::Client,
-    _database: Database,
+    database: Database,
     _lab: Lab,
 }
 
@@ -70,7 +71,7 @@ impl Deployment {
             issued: issuer.issue(login).await.unwrap(),
             store,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
-            _database: database,
+            database,
             _lab: lab,
         }
     }
@@ -98,6 +99,44 @@ impl Deployment {
         let url = format!("{}/mcp", self.gateways[gateway].url);
         let request = self.http.post(url).bearer_auth(access);
         request.send().await.unwrap().status()
+    }
+}
+
+/// The grant's row, locked: whoever reads it reads on, whoever writes waits.
+struct Locked {
+    holder: Client,
+    /// Another connection: a transaction sees the activity as it once was.
+    watcher: Client,
+}
+
+impl Locked {
+    async fn lock(deployment: &Deployment) -> Self {
+        let holder = deployment.database.client().await;
+        let id = deployment.issued.grant_id;
+        let sql = format!("BEGIN; SELECT id FROM grants WHERE id = '{id}' FOR UPDATE");
+        holder.batch_execute(&sql).await.unwrap();
+        Self {
+            holder,
+            watcher: deployment.database.client().await,
+        }
+    }
+
+    /// Waits until so many wait to write.
+    async fn awaited_by(&self, writers: i64) {
+        let sql = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let begun = Instant::now();
+        let waiting = async || {
+            let row = self.watcher.query_one(sql, &[]).await.unwrap();
+            row.get::<_, i64>(0)
+        };
+        while waiting().await < writers {
+            assert!(begun.elapsed() < PATIENCE, "nobody writes");
+        }
+    }
+
+    async fn release(self) {
+        self.holder.batch_execute("COMMIT").await.unwrap();
     }
 }
 
@@ -138,7 +177,13 @@ async fn fm01_a_thousand_refreshes_over_two_processes_rotate_once_and_get_one_pa
 
     let owner = (0..1_000).map(|number| deployment.refresh(number % 2, "claude", token));
     let third_party = (0..100).map(|number| deployment.refresh(number % 2, "mallory", token));
-    let answers = together(owner.chain(third_party)).await;
+    // Several are about to rotate before the first one does.
+    let row = Locked::lock(&deployment).await;
+    let released = async {
+        row.awaited_by(2).await;
+        row.release().await;
+    };
+    let (answers, ()) = tokio::join!(together(owner.chain(third_party)), released);
 
     let (good, bad): (Vec<_>, Vec<_>) = answers
         .into_iter()
@@ -169,69 +214,81 @@ async fn fm01_a_thousand_refreshes_over_two_processes_rotate_once_and_get_one_pa
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fm18_after_a_revocation_amid_two_hundred_refreshes_nothing_works_anywhere() {
-    let deployment = Deployment::start().await;
-    let token = deployment.issued.refresh_token.expose();
-    let first = deployment.issued.access_token.expose();
-    for gateway in 0..2 {
-        // Both remember it as good.
-        assert_eq!(deployment.call(gateway, first).await, StatusCode::OK);
-    }
-
-    let refreshes = (0..200).map(|number| deployment.refresh(number % 2, "claude", token));
-    let refreshes = together(refreshes);
-    let revoking = async {
-        // When the first rotation is stored, most of them are still to come.
-        let grant = || deployment.store.grant(deployment.issued.grant_id);
-        let begun = Instant::now();
-        while grant().await.unwrap().unwrap().generation == 0 {
-            assert!(begun.elapsed() < PATIENCE, "nobody rotates");
+    for is_revoked_first in [true, false] {
+        let deployment = Deployment::start().await;
+        let token = deployment.issued.refresh_token.expose();
+        for gateway in 0..2 {
+            // Both remember it as good.
+            let access = deployment.issued.access_token.expose();
+            assert_eq!(deployment.call(gateway, access).await, StatusCode::OK);
         }
-        let (status, _answer) = deployment
-            .post(0, "/oauth/revoke", &[("token", token)])
-            .answer()
-            .await;
-        assert_eq!(status, StatusCode::OK);
-        // Begun after the 200: none of these may get anything.
-        together((0..50).map(|number| deployment.refresh(number % 2, "claude", token))).await
-    };
-    let (during, after) = tokio::join!(refreshes, revoking);
+        let row = Locked::lock(&deployment).await;
+        let revoke = deployment.post(0, "/oauth/revoke", &[("token", token)]);
+        let refreshes = (0..200).map(|number| deployment.refresh(number % 2, "claude", token));
+        let refreshes: Vec<_> = refreshes.collect();
 
-    for (status, answer) in &after {
-        assert_eq!(*status, StatusCode::BAD_REQUEST, "{answer}");
-        assert_eq!(answer["error"], "invalid_grant");
+        // Whoever is first to wait is first to write; all have read the grant
+        // as it was before.
+        let (revoked, during) = if is_revoked_first {
+            let revoked = tokio::spawn(revoke.answer());
+            row.awaited_by(1).await;
+            let refreshes = tokio::spawn(together(refreshes));
+            row.awaited_by(3).await;
+            row.release().await;
+            (revoked.await.unwrap(), refreshes)
+        } else {
+            let refreshes = tokio::spawn(together(refreshes));
+            row.awaited_by(2).await;
+            let revoked = tokio::spawn(revoke.answer());
+            row.release().await;
+            (revoked.await.unwrap(), refreshes)
+        };
+        assert_eq!(revoked.0, StatusCode::OK);
+        // Begun after the 200.
+        let after = (0..50).map(|number| deployment.refresh(number % 2, "claude", token));
+        for (status, answer) in together(after).await {
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+            assert_eq!(answer["error"], "invalid_grant");
+        }
+
+        let given = nothing_works(&deployment, &during.await.unwrap()).await;
+        let rotations = u64::from(!is_revoked_first);
+        assert_eq!(given as u64, rotations, "pairs that were given out before");
+        let row = deployment.store.grant(deployment.issued.grant_id).await;
+        let row = row.unwrap().unwrap();
+        assert_eq!(row.generation, rotations);
+        assert_eq!(row.revoked.unwrap().1.as_str(), "client");
     }
-    let mut access = BTreeSet::from([first.to_owned()]);
-    let mut refresh = BTreeSet::from([token.to_owned()]);
-    for (status, answer) in &during {
+}
+
+/// None of the tokens, old or in these answers, is good anywhere. How many
+/// pairs were in the answers.
+async fn nothing_works(deployment: &Deployment, answers: &[(StatusCode, Value)]) -> usize {
+    let mut pairs = BTreeSet::new();
+    for (status, answer) in answers {
         if *status == StatusCode::OK {
-            let pair = pair(answer);
-            access.insert(pair.0);
-            refresh.insert(pair.1);
+            pairs.insert(pair(answer));
         } else {
             assert_eq!(answer["error"], "invalid_grant", "{status}");
         }
     }
-    assert_eq!((access.len(), refresh.len()), (2, 2), "one rotation");
-    for gateway in 0..2 {
-        for token in &refresh {
-            let (_status, answer) = deployment.refresh(gateway, "claude", token).answer().await;
-            assert_eq!(answer["error"], "invalid_grant");
+    let given = pairs.len();
+    let issued = &deployment.issued;
+    let first = (issued.access_token.expose(), issued.refresh_token.expose());
+    pairs.insert((first.0.to_owned(), first.1.to_owned()));
+    for (gateway, (access, refresh)) in (0..2).flat_map(|it| pairs.iter().map(move |p| (it, p))) {
+        let answer = deployment.refresh(gateway, "claude", refresh).answer();
+        assert_eq!(answer.await.1["error"], "invalid_grant");
+        // At once where it was revoked, elsewhere within the staleness bound.
+        let begun = Instant::now();
+        while deployment.call(gateway, access).await == StatusCode::OK {
+            assert!(gateway == 1 && begun.elapsed() < PATIENCE, "it still works");
         }
-        for token in &access {
-            // At once where it was revoked, elsewhere within the staleness bound.
-            let begun = Instant::now();
-            while deployment.call(gateway, token).await == StatusCode::OK {
-                assert!(gateway == 1 && begun.elapsed() < PATIENCE, "it still works");
-            }
-            let status = deployment.call(gateway, token).await;
-            assert_eq!(status, StatusCode::UNAUTHORIZED);
-        }
+        let status = deployment.call(gateway, access).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
     }
-    let row = deployment.store.grant(deployment.issued.grant_id).await;
-    let row = row.unwrap().unwrap();
-    assert_eq!(row.generation, 1);
-    assert_eq!(row.revoked.unwrap().1.as_str(), "client");
+    given
 }
 
 /// For what takes milliseconds, or the staleness bound.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);

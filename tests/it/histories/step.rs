@@ -112,7 +112,38 @@ pub(super) struct History {
 
 pub(super) fn history() -> impl Strategy<Value = History> {
     let rules = prop_oneof![Just(ROOMY), Just(TIGHT)];
-    (rules, vec(step(), 1..=2 * MEAN_STEPS - 1)).prop_map(|(rules, steps)| History { rules, steps })
+    let phrases = prop_oneof![24 => step().prop_map(|step| vec![step]), 1 => replay()];
+    (rules, vec(phrases, 1..=2 * MEAN_PHRASES - 1)).prop_map(|(rules, phrases)| History {
+        rules,
+        steps: phrases.concat(),
+    })
+}
+
+/// What is seldom drawn in one go: a new pair, perhaps in use, and it or its
+/// predecessor at one of the grant's moments.
+fn replay() -> impl Strategy<Value = Vec<Step>> {
+    let chances = (any::<bool>(), mostly(false, true));
+    let drawn = (replica(), replica(), edge(), -1..=1_i64, chances);
+    drawn.prop_map(|(here, there, edge, past, (is_used, is_last_used))| {
+        let refresh = |at, token| Step::Refresh {
+            at,
+            grant: 0,
+            token: Token::Issued(token),
+            client: Sender::Owner,
+            scope: Scope::Whole,
+        };
+        let mut steps = vec![refresh(here, 0)];
+        let (at, grant, token) = (there, 0, 0);
+        let call = Step::Use { at, grant, token };
+        steps.extend(is_used.then(|| call.clone()));
+        steps.push(Step::Pass(Span::To { edge, grant, past }));
+        steps.push(if is_last_used {
+            call
+        } else {
+            refresh(there, 1)
+        });
+        steps
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -182,27 +213,30 @@ fn mostly<T: Clone + std::fmt::Debug>(one: T, other: T) -> impl Strategy<Value =
 }
 
 fn span() -> impl Strategy<Value = Span> {
-    let edge = prop_oneof![
-        8 => Just(Edge::Grace),
-        3 => Just(Edge::Access),
-        3 => Just(Edge::Leeway),
-        2 => Just(Edge::Idle),
-        2 => Just(Edge::Absolute),
-        2 => Just(Edge::Code),
-    ];
     prop_oneof![
         8 => (1..40_u64).prop_map(Span::Seconds),
         2 => (60..4_000_u64).prop_map(Span::Seconds),
         // Under the idle deadline and over half of it: a grant that is used now
         // and then meets the absolute one.
         2 => any::<bool>().prop_map(|roomy| Span::Seconds(if roomy { 9 * DAY } else { 4_500 })),
-        10 => (edge, grant(), -1..=1_i64)
+        10 => (edge(), grant(), -1..=1_i64)
             .prop_map(|(edge, grant, past)| Span::To { edge, grant, past }),
     ]
 }
 
-/// Steps of a history, on average.
-pub(super) const MEAN_STEPS: usize = 100;
+fn edge() -> impl Strategy<Value = Edge> {
+    prop_oneof![
+        8 => Just(Edge::Grace),
+        3 => Just(Edge::Access),
+        3 => Just(Edge::Leeway),
+        2 => Just(Edge::Idle),
+        2 => Just(Edge::Absolute),
+        2 => Just(Edge::Code),
+    ]
+}
+
+/// Of a history, on average; a little more steps.
+const MEAN_PHRASES: usize = 100;
 /// In the keyring of every replica.
 pub(super) const KEYS: usize = 3;
 const DAY: u64 = 86_400;
