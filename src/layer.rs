@@ -36,7 +36,7 @@ use crate::state::Core;
 /// let response = gateway.oneshot(http::Request::new(String::new())).await?;
 /// assert_eq!(response.status(), 401);
 /// # Ok(()) }
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(example()).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is added to a service"]

@@ -4,11 +4,11 @@
 //!
 //! The modules below stand in the order in which a request meets them:
 //! [`layer`] and [`service`] sort it out, [`future`] carries it, `authenticate`
-//! finds its grant, [`replay`], [`classify`] and [`response`] handle bodies and
-//! verdicts, `refresh` spends refresh tokens at a [`provider`], `revocation` tells
-//! providers what has ended here, [`store`] keeps what must last, [`seal`] what
-//! must stay secret. [`endpoint`] is the other way
-//! in.
+//! finds its grant, or [`resolve`] whom the gateway knows, [`replay`],
+//! [`classify`] and [`response`] handle bodies and verdicts, `refresh` spends
+//! refresh tokens at a [`provider`], `revocation` tells providers what has ended
+//! here, [`store`] keeps what must last, [`seal`] what must stay secret.
+//! [`endpoint`] is the other way in.
 
 pub mod layer;
 pub mod service;

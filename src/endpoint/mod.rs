@@ -76,7 +76,7 @@ use crate::state::Resource;
 /// let response = regrant.endpoints().oneshot(request).await?;
 /// assert_eq!(response.status(), 405);
 /// # Ok(()) }
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(example()).unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct Endpoints {
