@@ -285,13 +285,12 @@ impl Presented {
         if !is_still_good {
             return Self::Old;
         }
-        let predecessor = presented
-            .descendant(rotations_since, &core.keyring, &grant.key_id)
-            .filter(|predecessor| {
-                grant
-                    .previous_hash
-                    .is_some_and(|hash| predecessor.is_hashed_to(&hash))
-            });
+        let is_predecessor = |claims: &RefreshClaims| {
+            let stored = grant.previous_hash;
+            stored.is_some_and(|hash| claims.is_hashed_to(&hash))
+                && claims.is_followed_by(&grant.refresh_hash, &core.keyring)
+        };
+        let predecessor = presented.descendant(rotations_since, &core.keyring, &is_predecessor);
         predecessor.map_or(Self::Old, Self::Predecessor)
     }
 }
