@@ -97,6 +97,7 @@ pub(super) async fn refresh(
                     return Ok(response);
                 }
             }
+            Presented::Old if request.remembers_policy(core, &grant) => {}
             Presented::Old => {
                 // Of many at once, the one that ended the grant tells.
                 if core.revoke_grant(&grant, RevocationReason::Reuse).await? {
@@ -214,6 +215,8 @@ struct Progress {
     /// When we tried to rotate the token ourselves: where the answer was lost,
     /// the rotation that we find may be ours.
     tried_at: Option<SystemTime>,
+    /// What a replay of its client means was read from the store.
+    has_read_policy: bool,
 }
 
 impl Progress {
@@ -222,6 +225,20 @@ impl Progress {
             arrived_at: core.clock.now(),
             was_good: false,
             tried_at: None,
+            has_read_policy: false,
+        }
+    }
+
+    /// Whether what a replay means may be some seconds old, when it was changed
+    /// elsewhere. Then it is forgotten: it must not end a login.
+    fn remembers_policy(&mut self, core: &Core, grant: &Grant) -> bool {
+        let has_read = std::mem::replace(&mut self.has_read_policy, true);
+        match &grant.client_id {
+            Some(client) if !has_read => {
+                core.clients.remove(client.as_str());
+                true
+            }
+            Some(_) | None => false,
         }
     }
 }

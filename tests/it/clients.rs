@@ -1,5 +1,6 @@
 //! Registered clients: how they authenticate, and what their replays mean.
 
+use std::time::Duration;
 use std::time::SystemTime;
 
 use aws_lc_rs::encoding::AsDer as _;
@@ -24,6 +25,7 @@ use regrant::Regrant;
 use regrant::clock::Clock as _;
 use regrant::secret::ClientSecret;
 use regrant::store::RotationPolicy;
+use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
 use serde_json::Value;
 use serde_json::json;
@@ -265,6 +267,31 @@ async fn a_rotation_whose_answer_was_lost_on_the_way_to_us_is_no_reuse() {
         let next = refresh(&regrant, &answer.text("refresh_token")).await;
         assert_eq!(next.status, StatusCode::OK, "{policy:?}");
     }
+}
+
+/// What is remembered of a client is some seconds old, and an end is for good.
+#[tokio::test]
+async fn no_login_ends_by_a_policy_that_was_changed_elsewhere() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let here = lab.builder(store.clone()).start().await.unwrap();
+    let there = lab.builder(store.clone()).start().await.unwrap();
+    let (issued, other) = (
+        issue_to(&lab, &here, "forgetful").await,
+        issue_to(&lab, &here, "forgetful").await,
+    );
+    let rotated = refresh(&here, issued.refresh_token.expose()).await;
+    store.acknowledge(issued.grant_id, 1).await.unwrap();
+    lab.clock.advance(Duration::from_secs(121));
+    // Now it is known here that there is no registration.
+    refresh(&here, other.refresh_token.expose()).await;
+    let sticky = Client::new("forgetful").rotation(RotationPolicy::Sticky);
+    there.register_client(sticky).await.unwrap();
+
+    let again = refresh(&here, issued.refresh_token.expose()).await;
+
+    assert_eq!(again.status, StatusCode::OK, "{again:?}");
+    assert_eq!(again.text("refresh_token"), rotated.text("refresh_token"));
 }
 
 /// A gateway with the confidential client `worker`, and its keys.
