@@ -8,6 +8,7 @@
 //! throw their tokens away.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -43,9 +44,34 @@ pub(super) fn claimed(form: &Form) -> Result<Option<Cow<'_, str>>, OAuthError> {
     Ok(form.text("client_assertion").and_then(subject))
 }
 
-/// Holds a confidential client to its credentials. `is_required` says that it
-/// was a confidential one when its grant was made.
-pub(super) fn authenticate(
+/// What is registered of a client, if it is what it says. `is_required` says
+/// that it was a confidential one when its grant was made.
+pub(super) async fn authenticated(
+    core: &Core,
+    form: &Form,
+    id: &str,
+    is_required: bool,
+) -> Result<Option<Arc<ClientRecord>>, OAuthError> {
+    let mut client = core.client(id).await?;
+    let mut result = authenticate(core, form, client.as_deref(), is_required);
+    let is_failure =
+        |result: &Result<(), OAuthError>| result.as_ref().is_err_and(OAuthError::is_invalid_client);
+    // Clients throw their tokens away on it. What is remembered may have been
+    // changed elsewhere; others who fail for it cost the store little.
+    if is_failure(&result) && !core.refusals.too_many_of(id) {
+        core.clients.remove(id);
+        client = core.client(id).await?;
+        result = authenticate(core, form, client.as_deref(), is_required);
+    }
+    if is_failure(&result) {
+        let event = AuditEvent::of_client(AuditKind::ClientAuthenticationFailed, id);
+        audit::record(&*core.audit, &event);
+    }
+    result.map(|()| client)
+}
+
+/// Holds a confidential client to its credentials.
+fn authenticate(
     core: &Core,
     form: &Form,
     client: Option<&ClientRecord>,
@@ -56,8 +82,6 @@ pub(super) fn authenticate(
             if verify(core, form, client)? {
                 return Ok(());
             }
-            let event = AuditEvent::of_client(AuditKind::ClientAuthenticationFailed, &client.id);
-            audit::record(&*core.audit, &event);
             Err(OAuthError::invalid_client())
         }
         Some(_) | None if is_required => {

@@ -168,8 +168,7 @@ async fn check(
     if !(is_meant && request.presented.is_hashed_to(&deposit.hash)) {
         return Err(unknown());
     }
-    let client = core.client(&deposit.client_id).await?;
-    client::authenticate(core, form, client.as_deref(), false)?;
+    let client = client::authenticated(core, form, &deposit.client_id, false).await?;
     // Compared byte by byte (RFC 6749 §4.1.3).
     if let Some(uri) = &deposit.redirect_uri
         && form.text("redirect_uri") != Some(uri)

@@ -37,7 +37,7 @@ pub(super) async fn introspect(
         .await?
         .filter(|client| client.introspects && client.is_confidential())
         .ok_or_else(OAuthError::invalid_client)?;
-    client::authenticate(core, &form, Some(&*asking), true)?;
+    client::authenticated(core, &form, &asking.id, true).await?;
     let token = form
         .text("token")
         .ok_or(OAuthError::invalid_request("token is missing"))?;

@@ -134,6 +134,8 @@ async fn refused_before(
         return None;
     }
     let error = match check(core, grant, form, row.read_at).await {
+        // Not of the grant: the store would not say anything else.
+        Err(error) if error.is_invalid_client() => return Some(error),
         Err(error) => error.is_refusal().then_some(error)?,
         Ok(_policy) if row.have_all_ended() && core.are_over(row.credentials()) => {
             OAuthError::invalid_grant("the upstream login has ended")
@@ -147,10 +149,7 @@ async fn refused_before(
             }
         }
     };
-    let client = grant.client_id.as_deref();
-    let is_over = core.refusals.too_many(id)
-        | (error.is_invalid_client() && client.is_some_and(|id| core.refusals.too_many_of(id)));
-    is_over.then_some(error)
+    core.refusals.too_many(id).then_some(error)
 }
 
 /// Everything that can be refused, before anything is changed. What a replay
@@ -169,8 +168,7 @@ async fn check(
         if client::claimed(form)?.is_some_and(|given| *bound != *given) {
             return Err(unknown());
         }
-        let client = core.client(bound).await?;
-        client::authenticate(core, form, client.as_deref(), grant.confidential)?;
+        let client = client::authenticated(core, form, bound, grant.confidential).await?;
         policy = client.map_or(policy, |client| client.rotation);
     }
     check_resource(core, form, grant.resource.as_deref())?;

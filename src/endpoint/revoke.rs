@@ -107,7 +107,6 @@ async fn is_owner(core: &Core, grant: &Grant, form: &Form) -> Result<bool, OAuth
     if client::claimed(form)?.is_some_and(|given| *bound != *given) {
         return Ok(false);
     }
-    let client = core.client(bound).await?;
-    client::authenticate(core, form, client.as_deref(), grant.confidential)?;
+    client::authenticated(core, form, bound, grant.confidential).await?;
     Ok(true)
 }

@@ -294,6 +294,30 @@ async fn no_login_ends_by_a_policy_that_was_changed_elsewhere() {
     assert_eq!(again.text("refresh_token"), rotated.text("refresh_token"));
 }
 
+#[tokio::test]
+async fn a_secret_that_was_registered_elsewhere_is_good_at_once() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let here = lab.builder(store.clone()).start().await.unwrap();
+    let there = lab.builder(store.clone()).start().await.unwrap();
+    let secret = |text: &str| vec![("client_secret", text.to_owned())];
+    let old = ClientSecret::new(SECRET);
+    let worker = Client::new("worker").secret(&old);
+    there.register_client(worker).await.unwrap();
+    let issued = issue_to(&lab, &here, "worker").await;
+    let answer = rotate(&here, &issued, &secret(SECRET)).await;
+    assert_eq!(answer.status, StatusCode::OK);
+
+    let new = ClientSecret::generate().unwrap();
+    let worker = Client::new("worker").secret(&new);
+    there.register_client(worker).await.unwrap();
+
+    let answer = rotate(&here, &issued, &secret(new.expose())).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let answer = rotate(&here, &issued, &secret(SECRET)).await;
+    assert_eq!(answer.text("error"), "invalid_client");
+}
+
 /// A gateway with the confidential client `worker`, and its keys.
 async fn registered() -> (Lab, Regrant, Keys) {
     let lab = Lab::start().await;
