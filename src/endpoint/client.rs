@@ -31,17 +31,29 @@ use crate::clock::unix_seconds;
 use crate::state::Core;
 use crate::store::ClientRecord;
 
-/// The client that a request says it is from.
-pub(super) fn claimed(form: &Form) -> Result<Option<Cow<'_, str>>, OAuthError> {
-    if let Some(id) = form.client_id()? {
-        return Ok(Some(id.into()));
+/// The client that a request says it is from; several, where what it says may be
+/// read in several ways.
+pub(super) fn claimed(form: &Form) -> Result<Vec<Cow<'_, str>>, OAuthError> {
+    let ids = form.client_ids()?;
+    if !ids.is_empty() {
+        return Ok(ids.into_iter().map(Into::into).collect());
     }
     // RFC 7523 §3: the subject of an assertion is the client's id.
     let subject = |assertion: &str| {
         let claims: Value = jsonwebtoken::dangerous::insecure_decode_claims(assertion).ok()?;
         Some(claims.get("sub")?.as_str()?.to_owned().into())
     };
-    Ok(form.text("client_assertion").and_then(subject))
+    Ok(form
+        .text("client_assertion")
+        .and_then(subject)
+        .into_iter()
+        .collect())
+}
+
+/// Whether a request says that it is from this client, or not from whom.
+pub(super) fn may_be(form: &Form, client_id: &str) -> Result<bool, OAuthError> {
+    let claimed = claimed(form)?;
+    Ok(claimed.is_empty() || claimed.iter().any(|id| *id == client_id))
 }
 
 /// What is registered of a client, if it is what it says. `is_required` says

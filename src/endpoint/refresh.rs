@@ -165,7 +165,7 @@ async fn check(
     }
     let mut policy = core.rotation;
     if let Some(bound) = &grant.client_id {
-        if client::claimed(form)?.is_some_and(|given| *bound != *given) {
+        if !client::may_be(form, bound)? {
             return Err(unknown());
         }
         let client = client::authenticated(core, form, bound, grant.confidential).await?;

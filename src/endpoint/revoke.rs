@@ -104,7 +104,7 @@ async fn is_owner(core: &Core, grant: &Grant, form: &Form) -> Result<bool, OAuth
     let Some(bound) = &grant.client_id else {
         return Ok(true);
     };
-    if client::claimed(form)?.is_some_and(|given| *bound != *given) {
+    if !client::may_be(form, bound)? {
         return Ok(false);
     }
     client::authenticated(core, form, bound, grant.confidential).await?;

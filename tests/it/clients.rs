@@ -318,6 +318,32 @@ async fn a_secret_that_was_registered_elsewhere_is_good_at_once() {
     assert_eq!(answer.text("error"), "invalid_client");
 }
 
+#[tokio::test]
+async fn the_id_in_a_basic_header_may_be_encoded_or_not() {
+    let lab = Lab::start().await;
+    let regrant = lab.regrant().await;
+    for (id, named) in [
+        ("my+client", "my+client"),
+        ("my+client", "my%2Bclient"),
+        ("100%", "100%"),
+        ("claude", ""),
+    ] {
+        let issued = issue_to(&lab, &regrant, id).await;
+        let header = format!("Basic {}", STANDARD.encode(format!("{named}:")));
+        for further in [None, Some(("client_id", id.to_owned()))] {
+            let mut pairs = vec![("authorization", header.clone())];
+            pairs.extend(further);
+            let answer = rotate(&regrant, &issued, &pairs).await;
+            assert_eq!(answer.status, StatusCode::OK, "{id}: {answer:?}");
+        }
+        if !named.is_empty() {
+            let other = issue_to(&lab, &regrant, "other").await;
+            let answer = rotate(&regrant, &other, &[("authorization", header)]).await;
+            assert_eq!(answer.text("error"), "invalid_grant");
+        }
+    }
+}
+
 /// A gateway with the confidential client `worker`, and its keys.
 async fn registered() -> (Lab, Regrant, Keys) {
     let lab = Lab::start().await;
