@@ -118,7 +118,11 @@ enum Ended {
     /// Past its absolute deadline.
     Over(SystemTime),
     /// Past its idle deadline for so long that no rotation can be under way.
-    Idle(SystemTime),
+    /// A clock that ran ahead may have said so: it is looked at again.
+    Idle {
+        at: SystemTime,
+        until: SystemTime,
+    },
     /// It was not there. A store that lags behind may yet get to know it.
     Unknown {
         until: SystemTime,
@@ -128,8 +132,8 @@ enum Ended {
 impl Ended {
     /// What this read of a grant settles.
     fn of(grant: Option<&Grant>, lifetimes: &Lifetimes, now: SystemTime) -> Option<Self> {
+        let until = now + UNKNOWN;
         let Some(grant) = grant else {
-            let until = now + UNKNOWN;
             return Some(Self::Unknown { until });
         };
         let over = grant.created_at + lifetimes.refresh_absolute;
@@ -139,7 +143,7 @@ impl Ended {
         } else if over <= now {
             Some(Self::Over(over))
         } else {
-            (idle <= now).then_some(Self::Idle(idle))
+            (idle <= now).then_some(Self::Idle { at: idle, until })
         }
     }
 
@@ -148,7 +152,7 @@ impl Ended {
         match self {
             Self::Revoked => true,
             Self::Over(at) => at <= now,
-            Self::Idle(_) => false,
+            Self::Idle { .. } => false,
             Self::Unknown { until } => is_within(now, until, UNKNOWN),
         }
     }
@@ -218,7 +222,10 @@ impl Refusals {
 
     /// Whether its refresh tokens have expired for want of use.
     pub(crate) fn has_idled(&self, id: GrantId, now: SystemTime) -> bool {
-        matches!(self.ended.get(&id), Some(Ended::Idle(at)) if at <= now)
+        matches!(
+            self.ended.get(&id),
+            Some(Ended::Idle { at, until }) if at <= now && is_within(now, until, UNKNOWN)
+        )
     }
 
     pub(crate) fn note_revoked(&self, id: GrantId) {
@@ -320,7 +327,7 @@ const REMEMBERED: usize = 10_000;
 /// How often a client may err before it is taken for one in a loop.
 const AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 const PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(5);
-/// How long what is not in the store is taken not to be there.
+/// How long what is not in the store, or idle there, is taken to be so.
 const UNKNOWN: Duration = Duration::from_secs(60);
 /// A rotation that another replica, by a clock of its own, began in time has
 /// arrived by then.

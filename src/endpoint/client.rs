@@ -8,6 +8,7 @@
 //! throw their tokens away.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -30,22 +31,59 @@ use crate::clock::unix_seconds;
 use crate::state::Core;
 use crate::store::ClientRecord;
 
-/// The client that a request says it is from.
-pub(super) fn claimed(form: &Form) -> Result<Option<Cow<'_, str>>, OAuthError> {
-    if let Some(id) = form.client_id()? {
-        return Ok(Some(id.into()));
+/// The client that a request says it is from; several, where what it says may be
+/// read in several ways.
+pub(super) fn claimed(form: &Form) -> Result<Vec<Cow<'_, str>>, OAuthError> {
+    let ids = form.client_ids()?;
+    if !ids.is_empty() {
+        return Ok(ids.into_iter().map(Into::into).collect());
     }
     // RFC 7523 §3: the subject of an assertion is the client's id.
     let subject = |assertion: &str| {
         let claims: Value = jsonwebtoken::dangerous::insecure_decode_claims(assertion).ok()?;
         Some(claims.get("sub")?.as_str()?.to_owned().into())
     };
-    Ok(form.text("client_assertion").and_then(subject))
+    Ok(form
+        .text("client_assertion")
+        .and_then(subject)
+        .into_iter()
+        .collect())
 }
 
-/// Holds a confidential client to its credentials. `is_required` says that it
-/// was a confidential one when its grant was made.
-pub(super) fn authenticate(
+/// Whether a request says that it is from this client, or not from whom.
+pub(super) fn may_be(form: &Form, client_id: &str) -> Result<bool, OAuthError> {
+    let claimed = claimed(form)?;
+    Ok(claimed.is_empty() || claimed.iter().any(|id| *id == client_id))
+}
+
+/// What is registered of a client, if it is what it says. `is_required` says
+/// that it was a confidential one when its grant was made.
+pub(super) async fn authenticated(
+    core: &Core,
+    form: &Form,
+    id: &str,
+    is_required: bool,
+) -> Result<Option<Arc<ClientRecord>>, OAuthError> {
+    let mut client = core.client(id).await?;
+    let mut result = authenticate(core, form, client.as_deref(), is_required);
+    let is_failure =
+        |result: &Result<(), OAuthError>| result.as_ref().is_err_and(OAuthError::is_invalid_client);
+    // Clients throw their tokens away on it. What is remembered may have been
+    // changed elsewhere; others who fail for it cost the store little.
+    if is_failure(&result) && !core.refusals.too_many_of(id) {
+        core.clients.remove(id);
+        client = core.client(id).await?;
+        result = authenticate(core, form, client.as_deref(), is_required);
+    }
+    if is_failure(&result) {
+        let event = AuditEvent::of_client(AuditKind::ClientAuthenticationFailed, id);
+        audit::record(&*core.audit, &event);
+    }
+    result.map(|()| client)
+}
+
+/// Holds a confidential client to its credentials.
+fn authenticate(
     core: &Core,
     form: &Form,
     client: Option<&ClientRecord>,
@@ -56,8 +94,6 @@ pub(super) fn authenticate(
             if verify(core, form, client)? {
                 return Ok(());
             }
-            let event = AuditEvent::of_client(AuditKind::ClientAuthenticationFailed, &client.id);
-            audit::record(&*core.audit, &event);
             Err(OAuthError::invalid_client())
         }
         Some(_) | None if is_required => {

@@ -8,6 +8,7 @@
 //! 4. Redeeming a second time ends the grant (RFC 6749 §4.1.2): one of the two
 //!    was not the client.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -43,8 +44,10 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
     let verifier = form
         .text("code_verifier")
         .ok_or(OAuthError::invalid_request("code_verifier is missing"))?;
-    let client_id =
-        client::claimed(form)?.ok_or(OAuthError::invalid_request("client_id is missing"))?;
+    let client_ids = client::claimed(form)?;
+    if client_ids.is_empty() {
+        return Err(OAuthError::invalid_request("client_id is missing"));
+    }
     let Some(presented) = CodeClaims::verify(presented, &core.keyring, &core.prefixes) else {
         tracing::debug!(
             code = token::fingerprint(presented),
@@ -56,7 +59,7 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
     let request = Redemption {
         presented,
         verifier,
-        client_id: &client_id,
+        client_ids,
     };
     let id = request.presented.id;
     if let Some(known) = core.refusals.code(id, core.clock.now()) {
@@ -122,7 +125,7 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
 struct Redemption<'a> {
     presented: CodeClaims,
     verifier: &'a str,
-    client_id: &'a str,
+    client_ids: Vec<Cow<'a, str>>,
 }
 
 /// What an earlier refusal of this code proves of this request.
@@ -164,12 +167,14 @@ async fn check(
     form: &Form,
     request: &Redemption<'_>,
 ) -> Result<Option<Arc<ClientRecord>>, OAuthError> {
-    let is_meant = *deposit.client_id == *request.client_id;
+    let is_meant = request
+        .client_ids
+        .iter()
+        .any(|id| **id == *deposit.client_id);
     if !(is_meant && request.presented.is_hashed_to(&deposit.hash)) {
         return Err(unknown());
     }
-    let client = core.client(&deposit.client_id).await?;
-    client::authenticate(core, form, client.as_deref(), false)?;
+    let client = client::authenticated(core, form, &deposit.client_id, false).await?;
     // Compared byte by byte (RFC 6749 §4.1.3).
     if let Some(uri) = &deposit.redirect_uri
         && form.text("redirect_uri") != Some(uri)

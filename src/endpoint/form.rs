@@ -26,7 +26,7 @@ pub(super) struct Form {
 /// A user name and a password, encoded as forms are, as RFC 6749 has it, or
 /// not at all, as some clients do.
 struct Basic {
-    id: String,
+    ids: Vec<String>,
     secrets: Vec<Zeroizing<String>>,
 }
 
@@ -38,19 +38,20 @@ impl Form {
             .filter(|value| !value.is_empty())
     }
 
-    /// From the form or the header.
+    /// From the form or the header, whose may mean one of two.
     ///
     /// # Errors
     ///
     /// If the two disagree.
-    pub(super) fn client_id(&self) -> Result<Option<&str>, OAuthError> {
-        let basic = self.basic.as_ref().map(|basic| basic.id.as_str());
-        match (self.text("client_id"), basic) {
-            (Some(form), Some(header)) if form != header => Err(OAuthError::invalid_request(
-                "client_id differs between header and body",
-            )),
-            (Some(id), _) | (None, Some(id)) => Ok(Some(id)),
-            (None, None) => Ok(None),
+    pub(super) fn client_ids(&self) -> Result<Vec<&str>, OAuthError> {
+        let ids = self.basic.iter().flat_map(|basic| &basic.ids);
+        let ids: Vec<_> = ids.map(String::as_str).collect();
+        match self.text("client_id") {
+            Some(form) if !ids.is_empty() && !ids.contains(&form) => Err(
+                OAuthError::invalid_request("client_id differs between header and body"),
+            ),
+            Some(id) => Ok(vec![id]),
+            None => Ok(ids),
         }
     }
 
@@ -173,8 +174,12 @@ fn basic(headers: &HeaderMap) -> Option<Basic> {
         secrets.extend(decode(secret).ok().filter(|decoded| **decoded != *plain));
         secrets.push(Zeroizing::new(plain.to_owned()));
     }
-    let id = decode(id).ok()?.to_string();
-    Some(Basic { id, secrets })
+    let mut ids = vec![std::str::from_utf8(id).ok()?.to_owned()];
+    ids.extend(decode(id).ok().map(|id| id.to_string()));
+    ids.dedup();
+    // An empty one counts as absent.
+    ids.retain(|id| !id.is_empty() && !id.contains('\0'));
+    Some(Basic { ids, secrets })
 }
 
 const BODY_LIMIT: usize = 8 * 1024;

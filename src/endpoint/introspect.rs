@@ -31,13 +31,14 @@ pub(super) async fn introspect(
     form: Form,
 ) -> Result<Response<OwnBody>, OAuthError> {
     // First, so that nobody else learns anything (§2.1, §4).
-    let asking = client::claimed(&form)?.ok_or_else(OAuthError::invalid_client)?;
-    let asking = core
-        .client(&asking)
-        .await?
-        .filter(|client| client.introspects && client.is_confidential())
-        .ok_or_else(OAuthError::invalid_client)?;
-    client::authenticate(core, &form, Some(&*asking), true)?;
+    let mut asking = None;
+    for id in client::claimed(&form)? {
+        let client = core.client(&id).await?;
+        let client = client.filter(|client| client.introspects && client.is_confidential());
+        asking = asking.or(client);
+    }
+    let asking = asking.ok_or_else(OAuthError::invalid_client)?;
+    client::authenticated(core, &form, &asking.id, true).await?;
     let token = form
         .text("token")
         .ok_or(OAuthError::invalid_request("token is missing"))?;

@@ -97,6 +97,7 @@ pub(super) async fn refresh(
                     return Ok(response);
                 }
             }
+            Presented::Old if request.remembers_policy(core, &grant) => {}
             Presented::Old => {
                 // Of many at once, the one that ended the grant tells.
                 if core.revoke_grant(&grant, RevocationReason::Reuse).await? {
@@ -133,6 +134,8 @@ async fn refused_before(
         return None;
     }
     let error = match check(core, grant, form, row.read_at).await {
+        // Not of the grant: the store would not say anything else.
+        Err(error) if error.is_invalid_client() => return Some(error),
         Err(error) => error.is_refusal().then_some(error)?,
         Ok(_policy) if row.have_all_ended() && core.are_over(row.credentials()) => {
             OAuthError::invalid_grant("the upstream login has ended")
@@ -146,10 +149,7 @@ async fn refused_before(
             }
         }
     };
-    let client = grant.client_id.as_deref();
-    let is_over = core.refusals.too_many(id)
-        | (error.is_invalid_client() && client.is_some_and(|id| core.refusals.too_many_of(id)));
-    is_over.then_some(error)
+    core.refusals.too_many(id).then_some(error)
 }
 
 /// Everything that can be refused, before anything is changed. What a replay
@@ -165,11 +165,10 @@ async fn check(
     }
     let mut policy = core.rotation;
     if let Some(bound) = &grant.client_id {
-        if client::claimed(form)?.is_some_and(|given| *bound != *given) {
+        if !client::may_be(form, bound)? {
             return Err(unknown());
         }
-        let client = core.client(bound).await?;
-        client::authenticate(core, form, client.as_deref(), grant.confidential)?;
+        let client = client::authenticated(core, form, bound, grant.confidential).await?;
         policy = client.map_or(policy, |client| client.rotation);
     }
     check_resource(core, form, grant.resource.as_deref())?;
@@ -214,6 +213,8 @@ struct Progress {
     /// When we tried to rotate the token ourselves: where the answer was lost,
     /// the rotation that we find may be ours.
     tried_at: Option<SystemTime>,
+    /// What a replay of its client means was read from the store.
+    has_read_policy: bool,
 }
 
 impl Progress {
@@ -222,6 +223,20 @@ impl Progress {
             arrived_at: core.clock.now(),
             was_good: false,
             tried_at: None,
+            has_read_policy: false,
+        }
+    }
+
+    /// Whether what a replay means may be some seconds old, when it was changed
+    /// elsewhere. Then it is forgotten: it must not end a login.
+    fn remembers_policy(&mut self, core: &Core, grant: &Grant) -> bool {
+        let has_read = std::mem::replace(&mut self.has_read_policy, true);
+        match &grant.client_id {
+            Some(client) if !has_read => {
+                core.clients.remove(client.as_str());
+                true
+            }
+            Some(_) | None => false,
         }
     }
 }
@@ -285,13 +300,12 @@ impl Presented {
         if !is_still_good {
             return Self::Old;
         }
-        let predecessor = presented
-            .descendant(rotations_since, &core.keyring, &grant.key_id)
-            .filter(|predecessor| {
-                grant
-                    .previous_hash
-                    .is_some_and(|hash| predecessor.is_hashed_to(&hash))
-            });
+        let is_predecessor = |claims: &RefreshClaims| {
+            let stored = grant.previous_hash;
+            stored.is_some_and(|hash| claims.is_hashed_to(&hash))
+                && claims.is_followed_by(&grant.refresh_hash, &core.keyring)
+        };
+        let predecessor = presented.descendant(rotations_since, &core.keyring, &is_predecessor);
         predecessor.map_or(Self::Old, Self::Predecessor)
     }
 }

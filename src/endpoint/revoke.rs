@@ -104,10 +104,9 @@ async fn is_owner(core: &Core, grant: &Grant, form: &Form) -> Result<bool, OAuth
     let Some(bound) = &grant.client_id else {
         return Ok(true);
     };
-    if client::claimed(form)?.is_some_and(|given| *bound != *given) {
+    if !client::may_be(form, bound)? {
         return Ok(false);
     }
-    let client = core.client(bound).await?;
-    client::authenticate(core, form, client.as_deref(), grant.confidential)?;
+    client::authenticated(core, form, bound, grant.confidential).await?;
     Ok(true)
 }

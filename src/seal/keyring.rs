@@ -106,6 +106,10 @@ impl Keyring {
         self.keys.iter().find(|key| *key.id == *id)
     }
 
+    pub(crate) fn hints(&self) -> impl Iterator<Item = KeyHint> {
+        self.keys.iter().map(|key| key.hint)
+    }
+
     pub(crate) fn by_hint(&self, hint: KeyHint) -> Option<&Key> {
         self.keys.iter().find(|key| key.hint == hint)
     }

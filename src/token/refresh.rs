@@ -55,25 +55,61 @@ impl RefreshClaims {
         Sha256::digest(self.secret.as_slice()).into()
     }
 
-    /// What has become of it after so many rotations, all of them under the key
-    /// of this id. Whoever asks checks the hash: that it was another key is rare.
+    /// What has become of it after so many rotations, if `is_it` says so.
+    ///
+    /// Each pair was derived under the key that tagged the one before, and the
+    /// row knows but one of those keys: they are tried. While keys are changed
+    /// they differ in few places.
     pub(crate) fn descendant(
         &self,
         rotations: u64,
         keyring: &Keyring,
-        key_id: &str,
+        is_it: &impl Fn(&Self) -> bool,
     ) -> Option<Self> {
-        let mut claims = self.clone();
-        for _ in 0..rotations {
-            let generation = claims.generation + 1;
-            claims.secret = keyring
-                .by_hint(claims.hint)?
-                .successor(&claims.secret, claims.id, generation, b"refresh")
-                .ok()?;
-            claims.generation = generation;
-            claims.hint = keyring.by_id(key_id)?.hint();
-        }
-        Some(claims)
+        self.descend(rotations, keyring, KEY_CHANGES, is_it)
+    }
+
+    fn descend(
+        &self,
+        rotations: u64,
+        keyring: &Keyring,
+        changes: u32,
+        is_it: &impl Fn(&Self) -> bool,
+    ) -> Option<Self> {
+        let Some(rotations) = rotations.checked_sub(1) else {
+            return is_it(self).then(|| self.clone());
+        };
+        let secret = self.successor(keyring).ok()?;
+        let after = |hint| Self {
+            id: self.id,
+            generation: self.generation + 1,
+            hint,
+            secret: secret.clone(),
+        };
+        let same = after(self.hint).descend(rotations, keyring, changes, is_it);
+        same.or_else(|| {
+            let changes = changes.checked_sub(1)?;
+            let others = keyring.hints().filter(|hint| *hint != self.hint);
+            others
+                .map(after)
+                .find_map(|claims| claims.descend(rotations, keyring, changes, is_it))
+        })
+    }
+
+    /// Whether the refresh token that follows this one is stored like this.
+    pub(crate) fn is_followed_by(&self, stored: &[u8; 32], keyring: &Keyring) -> bool {
+        self.successor(keyring).is_ok_and(|secret| {
+            let hash: [u8; 32] = Sha256::digest(secret.as_slice()).into();
+            verify_slices_are_equal(&hash, stored).is_ok()
+        })
+    }
+
+    /// The secret of the refresh token that follows this one: derived under the
+    /// key that tagged it, so that changing the sealing key between a rotation
+    /// and its replay changes nothing.
+    fn successor(&self, keyring: &Keyring) -> Result<Zeroizing<[u8; 32]>, SealError> {
+        let deriving = keyring.by_hint(self.hint).ok_or(SealError::Crypto)?;
+        deriving.successor(&self.secret, self.id, self.generation + 1, b"refresh")
     }
 
     pub(crate) fn is_hashed_to(&self, stored: &[u8; 32]) -> bool {
@@ -122,14 +158,11 @@ pub(crate) fn issue_successor(
     scopes: u64,
 ) -> Result<IssuedPair, SealError> {
     let generation = presented.generation + 1;
-    // Derived under the key that tagged the presented token, so that changing
-    // the sealing key between a rotation and its replay changes nothing.
+    let secret = presented.successor(keyring)?;
     let deriving = keyring.by_hint(presented.hint).ok_or(SealError::Crypto)?;
-    let derive = (&presented.secret, presented.id, generation);
-    let secret = deriving.successor::<32>(derive.0, derive.1, derive.2, b"refresh")?;
     // Narrowed tokens are tokens of their own: each can be revoked alone.
     let purpose = [b"access".as_slice(), &scopes.to_be_bytes()].concat();
-    let nonce = deriving.successor::<16>(derive.0, derive.1, derive.2, &purpose)?;
+    let nonce = deriving.successor::<16>(&presented.secret, presented.id, generation, &purpose)?;
     let access = Content {
         id: presented.id,
         generation,
@@ -164,4 +197,7 @@ fn issue(
     })
 }
 
+/// How often the key may have changed between a token and its descendant:
+/// replicas that are given a new one take turns for a moment.
+const KEY_CHANGES: u32 = 2;
 const PAYLOAD: usize = HEADER_BYTES + 8 + 32 + TAG_BYTES;

@@ -153,6 +153,29 @@ async fn the_events_of_a_code_tell_who_redeemed_it_and_that_it_came_back() {
 }
 
 #[tokio::test]
+async fn each_failure_to_authenticate_is_one_event() {
+    let (lab, ledger) = (Lab::start().await, Ledger::default());
+    let builder = lab.builder(MemoryStore::new()).revoke_upstream(false);
+    let regrant = builder.with_audit(ledger.clone()).start().await.unwrap();
+    let secret = ClientSecret::generate().unwrap();
+    let client = Client::new("worker").secret(&secret);
+    regrant.register_client(client).await.unwrap();
+    let login = lab.login().client_id("worker");
+    let issued = regrant.issue(login).await.unwrap();
+
+    for guesses in 1..=20 {
+        let pairs = [
+            ("grant_type", "refresh_token"),
+            ("refresh_token", issued.refresh_token.expose()),
+            ("client_secret", "guessed"),
+        ];
+        let answer = ask(&regrant, form("/oauth/token", &pairs)).await;
+        assert_eq!(answer.text("error"), "invalid_client");
+        assert_eq!(ledger.count("client_authentication_failed"), guesses);
+    }
+}
+
+#[tokio::test]
 async fn what_is_revoked_twice_is_one_event() {
     let (lab, ledger) = (Lab::start().await, Ledger::default());
     let builder = lab.builder(MemoryStore::new()).revoke_upstream(false);

@@ -1,5 +1,6 @@
 //! Registered clients: how they authenticate, and what their replays mean.
 
+use std::time::Duration;
 use std::time::SystemTime;
 
 use aws_lc_rs::encoding::AsDer as _;
@@ -24,6 +25,7 @@ use regrant::Regrant;
 use regrant::clock::Clock as _;
 use regrant::secret::ClientSecret;
 use regrant::store::RotationPolicy;
+use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
 use serde_json::Value;
 use serde_json::json;
@@ -264,6 +266,81 @@ async fn a_rotation_whose_answer_was_lost_on_the_way_to_us_is_no_reuse() {
         assert_eq!(answer.status, StatusCode::OK, "{policy:?}");
         let next = refresh(&regrant, &answer.text("refresh_token")).await;
         assert_eq!(next.status, StatusCode::OK, "{policy:?}");
+    }
+}
+
+/// What is remembered of a client is some seconds old, and an end is for good.
+#[tokio::test]
+async fn no_login_ends_by_a_policy_that_was_changed_elsewhere() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let here = lab.builder(store.clone()).start().await.unwrap();
+    let there = lab.builder(store.clone()).start().await.unwrap();
+    let (issued, other) = (
+        issue_to(&lab, &here, "forgetful").await,
+        issue_to(&lab, &here, "forgetful").await,
+    );
+    let rotated = refresh(&here, issued.refresh_token.expose()).await;
+    store.acknowledge(issued.grant_id, 1).await.unwrap();
+    lab.clock.advance(Duration::from_secs(121));
+    // Now it is known here that there is no registration.
+    refresh(&here, other.refresh_token.expose()).await;
+    let sticky = Client::new("forgetful").rotation(RotationPolicy::Sticky);
+    there.register_client(sticky).await.unwrap();
+
+    let again = refresh(&here, issued.refresh_token.expose()).await;
+
+    assert_eq!(again.status, StatusCode::OK, "{again:?}");
+    assert_eq!(again.text("refresh_token"), rotated.text("refresh_token"));
+}
+
+#[tokio::test]
+async fn a_secret_that_was_registered_elsewhere_is_good_at_once() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let here = lab.builder(store.clone()).start().await.unwrap();
+    let there = lab.builder(store.clone()).start().await.unwrap();
+    let secret = |text: &str| vec![("client_secret", text.to_owned())];
+    let old = ClientSecret::new(SECRET);
+    let worker = Client::new("worker").secret(&old);
+    there.register_client(worker).await.unwrap();
+    let issued = issue_to(&lab, &here, "worker").await;
+    let answer = rotate(&here, &issued, &secret(SECRET)).await;
+    assert_eq!(answer.status, StatusCode::OK);
+
+    let new = ClientSecret::generate().unwrap();
+    let worker = Client::new("worker").secret(&new);
+    there.register_client(worker).await.unwrap();
+
+    let answer = rotate(&here, &issued, &secret(new.expose())).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let answer = rotate(&here, &issued, &secret(SECRET)).await;
+    assert_eq!(answer.text("error"), "invalid_client");
+}
+
+#[tokio::test]
+async fn the_id_in_a_basic_header_may_be_encoded_or_not() {
+    let lab = Lab::start().await;
+    let regrant = lab.regrant().await;
+    for (id, named) in [
+        ("my+client", "my+client"),
+        ("my+client", "my%2Bclient"),
+        ("100%", "100%"),
+        ("claude", ""),
+    ] {
+        let issued = issue_to(&lab, &regrant, id).await;
+        let header = format!("Basic {}", STANDARD.encode(format!("{named}:")));
+        for further in [None, Some(("client_id", id.to_owned()))] {
+            let mut pairs = vec![("authorization", header.clone())];
+            pairs.extend(further);
+            let answer = rotate(&regrant, &issued, &pairs).await;
+            assert_eq!(answer.status, StatusCode::OK, "{id}: {answer:?}");
+        }
+        if !named.is_empty() {
+            let other = issue_to(&lab, &regrant, "other").await;
+            let answer = rotate(&regrant, &other, &[("authorization", header)]).await;
+            assert_eq!(answer.text("error"), "invalid_grant");
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! Scopes and resources of single tokens, and what tokens look like.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use regrant::Regrant;
 use regrant::seal::Keyring;
+use regrant::settings::Lifetimes;
 use regrant::settings::TokenPrefixes;
 use regrant::store::memory::MemoryStore;
 use tower::Layer as _;
@@ -94,6 +97,39 @@ async fn a_replay_after_a_change_of_keys_gets_the_same_pair() {
     let access = second.text("access_token");
     let answer = send(&lab.gateway(&after), post(&access, "")).await;
     assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// The key that tagged a token is known of the newest one only.
+#[tokio::test]
+async fn an_overtaken_token_gets_the_present_pair_while_keys_are_changed() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let lifetimes = Lifetimes::default().burst_grace(Duration::from_secs(10));
+    let replica = async |keys: &str| {
+        let keyring = Keyring::parse(keys).unwrap();
+        Regrant::builder("https://gateway.example", store.clone(), keyring)
+            .provider("linear", lab.oauth2())
+            .with_clock(lab.clock.clone())
+            .lifetimes(lifetimes)
+            .start()
+            .await
+            .unwrap()
+    };
+    let second = format!("k2:{}", "AgIC".repeat(10) + "AgI=");
+    let before = replica(&format!("{KEYS},{second}")).await;
+    let after = replica(&format!("{second},{KEYS}")).await;
+    let issued = lab.issue(&before).await;
+    let mut latest = issued.refresh_token.expose().to_owned();
+
+    for regrant in [&before, &after, &after, &before, &before] {
+        let rotated = refresh(regrant, &latest).await;
+        assert_eq!(rotated.status, StatusCode::OK, "{rotated:?}");
+        latest = rotated.text("refresh_token");
+        for regrant in [&before, &after] {
+            let late = refresh(regrant, issued.refresh_token.expose()).await;
+            assert_eq!(late.text("refresh_token"), latest, "{late:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,14 @@
 //! Grants that have ended for good: a fact, and answered as one.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use http::StatusCode;
+use regrant::clock::Clock;
+use regrant::clock::ManualClock;
 use regrant::store::memory::MemoryStore;
 
 use super::ATTEMPTS;
@@ -11,6 +17,7 @@ use super::NOW_AND_THEN;
 use super::Pair;
 use super::refreshing;
 use crate::support::HOUR;
+use crate::support::Lab;
 use crate::support::ask;
 use crate::support::form;
 use crate::support::long;
@@ -76,7 +83,7 @@ async fn a_grant_past_its_deadlines_is_not_read_for_ever() {
     let calls = pair.flood(&refreshing(token), "invalid_grant").await;
     assert!(calls < NOW_AND_THEN, "{calls} calls of the store");
     pair.lab.clock.advance(Duration::from_secs(300));
-    assert!(pair.flood(&refreshing(token), "invalid_grant").await <= 1);
+    assert!(pair.flood(&refreshing(token), "invalid_grant").await <= 2);
 
     let old = rotated.text("refresh_token");
     let rotated = refresh(&pair.here, &old).await;
@@ -108,4 +115,48 @@ async fn a_refusal_before_the_deadline_says_nothing_of_who_refreshed_in_time() {
         repeated.text("refresh_token"),
         rotated.text("refresh_token")
     );
+}
+
+/// It runs ahead for a moment.
+#[derive(Clone, Debug)]
+struct Leaping {
+    clock: ManualClock,
+    is_ahead: Arc<AtomicBool>,
+}
+
+impl Clock for Leaping {
+    fn now(&self) -> SystemTime {
+        let ahead = if self.is_ahead.load(Ordering::SeqCst) {
+            11 * DAY
+        } else {
+            Duration::ZERO
+        };
+        self.clock.now() + ahead
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_ran_ahead_once_ends_no_login_later() {
+    let lab = Lab::start().await;
+    let clock = Leaping {
+        clock: lab.clock.clone(),
+        is_ahead: Arc::default(),
+    };
+    let builder = lab.builder(MemoryStore::new()).with_clock(clock.clone());
+    let lifetimes = long().refresh_idle(10 * DAY);
+    let regrant = builder.lifetimes(lifetimes).start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let mut token = issued.refresh_token.expose().to_owned();
+
+    clock.is_ahead.store(true, Ordering::SeqCst);
+    let early = refresh(&regrant, &token).await;
+    assert_eq!(early.text("error"), "invalid_grant");
+    clock.is_ahead.store(false, Ordering::SeqCst);
+
+    for day in [0, 4, 8, 12, 16] {
+        let rotated = refresh(&regrant, &token).await;
+        assert_eq!(rotated.status, StatusCode::OK, "day {day}: {rotated:?}");
+        token = rotated.text("refresh_token");
+        lab.clock.advance(4 * DAY);
+    }
 }
