@@ -34,6 +34,7 @@ CREATE TABLE codes (
     hash         bytea NOT NULL,
     challenge    bytea NOT NULL,
     client_id    text NOT NULL,
+    confidential boolean NOT NULL,
     redirect_uri text,
     subject      text NOT NULL,
     scope        text,

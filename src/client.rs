@@ -171,11 +171,6 @@ impl Core {
         self.clients.insert(id.into(), known);
         Ok(record)
     }
-
-    pub(crate) async fn is_confidential(&self, id: &str) -> Result<bool, StoreError> {
-        let client = self.client(id).await?;
-        Ok(client.is_some_and(|client| client.is_confidential()))
-    }
 }
 
 /// It is an index's key.

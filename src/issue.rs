@@ -117,10 +117,7 @@ impl Regrant {
         let core = &self.core;
         check(core, &login)?;
         let id = GrantId::random().map_err(|_error| IssueError::Crypto)?;
-        let confidential = match &login.client_id {
-            Some(client_id) => core.is_confidential(client_id).await?,
-            None => false,
-        };
+        let confidential = is_confidential(core, &login).await?;
         let now = core.clock.now();
         // The credential first: a grant never refers to what is not there.
         let holder = Holder {
@@ -179,6 +176,7 @@ impl Regrant {
                 hash,
                 challenge,
                 client_id,
+                confidential: is_confidential(core, &login).await?,
                 redirect_uri: request.redirect_uri,
                 subject: login.subject.clone(),
                 scope: login.scope.clone(),
@@ -267,6 +265,15 @@ impl Regrant {
         }
         Ok(credentials)
     }
+}
+
+/// As it is registered now, not as somebody remembers: it is written down.
+async fn is_confidential(core: &Core, login: &Login) -> Result<bool, StoreError> {
+    let Some(id) = &login.client_id else {
+        return Ok(false);
+    };
+    let client = core.store.client(id).await?;
+    Ok(client.is_some_and(|client| client.is_confidential()))
 }
 
 fn check(core: &Core, login: &Login) -> Result<(), IssueError> {

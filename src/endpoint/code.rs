@@ -96,7 +96,7 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
         credentials: deposit.credentials.clone(),
         subject: deposit.subject.clone(),
         client_id: Some(deposit.client_id.clone()),
-        confidential: client.is_some_and(|client| client.is_confidential()),
+        confidential: deposit.confidential || client.is_some_and(|client| client.is_confidential()),
         scope: deposit.scope.clone(),
         resource: deposit.resource.clone(),
     };
@@ -105,15 +105,15 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
         refused(true);
         return Err(OAuthError::invalid_grant("the upstream login has ended"));
     }
-    match core.store.insert_grant(grant.clone()).await {
-        Err(error) if error.kind() != StoreErrorKind::Conflict => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
+    let inserted = core.store.insert_grant(grant.clone()).await;
     // Whose it is, the row says: where an answer was lost, the insert may have
     // been ours or not.
-    let stored = core.store.grant(id).await?;
-    if stored.is_none_or(|stored| stored.salt != grant.salt) {
-        return again(core, &deposit).await;
+    match (inserted, core.store.grant(id).await?) {
+        (_, Some(stored)) if stored.salt == grant.salt => {}
+        (Err(error), None) if error.kind() != StoreErrorKind::Conflict => {
+            return Err(error.into());
+        }
+        _ => return again(core, &deposit).await,
     }
     core.refusals.forget(id);
     core.audit(AuditKind::CodeRedeemed, &grant);
@@ -174,7 +174,8 @@ async fn check(
     if !(is_meant && request.presented.is_hashed_to(&deposit.hash)) {
         return Err(unknown());
     }
-    let client = client::authenticated(core, form, &deposit.client_id, false).await?;
+    let client =
+        client::authenticated(core, form, &deposit.client_id, deposit.confidential).await?;
     // Compared byte by byte (RFC 6749 §4.1.3).
     if let Some(uri) = &deposit.redirect_uri
         && form.text("redirect_uri") != Some(uri)

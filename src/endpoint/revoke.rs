@@ -53,6 +53,7 @@ async fn revoke_grant(
     };
     if grant.revoked.is_some() {
         core.refusals.note_revoked(claims.id);
+        core.cache.forget(claims.id);
         return Ok(());
     }
     if is_owner(core, &grant, form).await? {

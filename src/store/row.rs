@@ -284,6 +284,8 @@ pub struct Code {
     pub challenge: [u8; 32],
     /// The client that asked for it.
     pub client_id: String,
+    /// As in [`Grant::confidential`].
+    pub confidential: bool,
     /// What the authorization request named, if it did.
     pub redirect_uri: Option<String>,
     /// The user.

@@ -17,6 +17,7 @@ pub(super) async fn a_code_is_inserted_once_and_read_back_as_written(store: &dyn
         hash: [1; 32],
         challenge: [2; 32],
         client_id: "client".to_owned(),
+        confidential: true,
         redirect_uri: Some("http://localhost/callback".to_owned()),
         subject: "subject".to_owned(),
         scope: None,

@@ -15,8 +15,8 @@ pub(super) async fn insert_code(connections: &Connections, code: Code) -> Result
     connections
         .insert(
             "INSERT INTO codes (id, hash, challenge, client_id, redirect_uri, subject, scope,
-                 resource, credentials, providers, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                 resource, credentials, providers, expires_at, confidential)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              ON CONFLICT (id) DO NOTHING RETURNING id",
             &[
                 (&Uuid(*code.id.as_bytes()), Type::UUID),
@@ -30,6 +30,7 @@ pub(super) async fn insert_code(connections: &Connections, code: Code) -> Result
                 (&ids, Type::UUID_ARRAY),
                 (&providers, Type::TEXT_ARRAY),
                 (&code.expires_at, Type::TIMESTAMPTZ),
+                (&code.confidential, Type::BOOL),
             ],
         )
         .await

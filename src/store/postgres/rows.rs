@@ -81,6 +81,7 @@ pub(super) fn code(row: &Row) -> Result<Code, StoreError> {
         hash: array(get(row, "hash")?)?,
         challenge: array(get(row, "challenge")?)?,
         client_id: get(row, "client_id")?,
+        confidential: get(row, "confidential")?,
         redirect_uri: get(row, "redirect_uri")?,
         subject: get(row, "subject")?,
         scope: get(row, "scope")?,
