@@ -21,6 +21,7 @@ use crate::secret::GatewayAccessToken;
 use crate::secret::GatewayRefreshToken;
 use crate::state::Core;
 use crate::store::Code;
+use crate::store::DISCONNECTED;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::REVOKED;
@@ -247,7 +248,8 @@ impl Regrant {
     ) -> Result<(), IssueError> {
         let id = upstream.credential_id(subject);
         let row = self.core.store.credential(id).await?;
-        if row.is_some_and(|row| row.terminal.as_deref() == Some(REVOKED)) {
+        let ended = row.and_then(|row| row.terminal);
+        if matches!(ended.as_deref(), Some(REVOKED | DISCONNECTED)) {
             self.link_one(subject, upstream, false, now).await?;
         }
         Ok(())

@@ -38,6 +38,7 @@ use crate::seal::random_bytes;
 use crate::state::Core;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::DISCONNECTED;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::REVOKED;
@@ -182,7 +183,8 @@ impl<'a> Ending<'a> {
         let Some(row) = self.core.store.credential(self.held.id).await? else {
             return Ok(Fate::Done);
         };
-        let is_ended_here = row.terminal.as_deref() == Some(REVOKED);
+        let is_disconnected = row.terminal.as_deref() == Some(DISCONNECTED);
+        let is_ended_here = is_disconnected || row.terminal.as_deref() == Some(REVOKED);
         if row.terminal.is_some() && !is_ended_here {
             return Ok(Fate::Done);
         }
@@ -196,10 +198,8 @@ impl<'a> Ending<'a> {
         if !is_ended_here && let Some(fate) = self.write_end(&row).await? {
             return Ok(fate);
         }
-        // What belongs to its subject, somebody has ended on purpose.
-        if !row.linked
-            && let Some(fate) = self.fate_of_wanted().await?
-        {
+        // What its user has ended, nobody is to have again, whoever wants it.
+        if !is_disconnected && let Some(fate) = self.fate_of_wanted().await? {
             self.undo(&row, &snapshot, &spendable).await?;
             return Ok(fate);
         }
