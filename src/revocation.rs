@@ -131,7 +131,7 @@ async fn take(core: &Arc<Core>, id: GrantId) -> Result<bool, StoreError> {
         fates = join_all(grant.credentials.iter().map(ending)).await;
     }
     let left = grant.credentials.iter().zip(fates);
-    let left: Vec<_> = left.filter(|(_, fate)| *fate == Fate::Later).collect();
+    let left: Vec<_> = left.filter(|(_, fate)| *fate != Fate::Done).collect();
     if age >= GIVE_UP_AFTER {
         for (HeldCredential { provider, .. }, _) in &left {
             let provider = provider.clone();
@@ -139,6 +139,11 @@ async fn take(core: &Arc<Core>, id: GrantId) -> Result<bool, StoreError> {
             core.audit(AuditKind::UpstreamRevocationGivenUp { provider }, &grant);
         }
     } else if !left.is_empty() {
+        let asked = left.iter().filter_map(|(_, fate)| fate.asked_wait()).max();
+        let asked = asked.map(|wait| core.clock.now() + wait.min(LONGEST_BACK_OFF));
+        if let Some(asked) = asked.filter(|asked| *asked > next) {
+            core.store.take_revocation(id, next, asked).await?;
+        }
         return Ok(true);
     }
     core.store.finish_revocation(id).await?;
@@ -152,6 +157,17 @@ enum Fate {
     Done,
     /// The same again, when it is due.
     Later,
+    /// The same, and not before the time that the provider asked for.
+    After(Duration),
+}
+
+impl Fate {
+    fn asked_wait(self) -> Option<Duration> {
+        match self {
+            Self::After(wait) => Some(wait),
+            Self::Done | Self::Later => None,
+        }
+    }
 }
 
 /// The end of one credential of a grant that has ended.
@@ -326,9 +342,10 @@ impl<'a> Ending<'a> {
         let (outcome, fate) = match error.kind() {
             ProviderErrorKind::Ambiguous => (Revocation::Ambiguous, Fate::Later),
             ProviderErrorKind::Misconfigured => (Revocation::ProviderMisconfigured, Fate::Done),
-            ProviderErrorKind::Rejected | ProviderErrorKind::Transient => {
-                (Revocation::TransientProvider, Fate::Later)
-            }
+            ProviderErrorKind::Rejected | ProviderErrorKind::Transient => (
+                Revocation::TransientProvider,
+                error.retry_after().map_or(Fate::Later, Fate::After),
+            ),
             ProviderErrorKind::Terminal => (Revocation::HadEnded, Fate::Done),
             ProviderErrorKind::Unsupported => (Revocation::Unsupported, Fate::Done),
         };
