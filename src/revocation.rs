@@ -102,6 +102,8 @@ pub(crate) async fn sweep(core: &Arc<Core>) -> bool {
 
 /// Whether it was ours to do.
 async fn handle(core: Arc<Core>, id: GrantId) -> bool {
+    // Also of those that many clients end at once. It is never closed.
+    let _permit = core.revoking.acquire().await;
     take(&core, id).await.unwrap_or_else(|error| {
         tracing::warn!(
             grant = %id,
@@ -372,7 +374,7 @@ fn back_off(core: &Core, age: Duration) -> Duration {
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 const BATCH: u32 = 256;
 /// Not more: some providers limit how often they are asked.
-const AT_ONCE: usize = 16;
+pub(crate) const AT_ONCE: usize = 16;
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(30);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3_600);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3_600);

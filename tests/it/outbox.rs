@@ -148,6 +148,31 @@ async fn a_provider_that_asks_for_time_is_given_it() {
 }
 
 #[tokio::test]
+async fn many_ends_at_once_are_no_storm() {
+    let (lab, store) = (Lab::start().await, MemoryStore::new());
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let mut grants = Vec::new();
+    for number in 0..64 {
+        let login = lab.login_of(&format!("user-{number}"));
+        grants.push(regrant.issue(login).await.unwrap().grant_id);
+    }
+    lab.faults.hold();
+    for grant in grants {
+        assert!(regrant.revoke(grant).await.unwrap());
+    }
+
+    lab.faults.arrived(16).await;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lab.faults.requests().len(), 16);
+    lab.faults.release();
+    assert!(regrant.drain(10 * SECOND).await);
+    assert_eq!(lab.provider.counts().revocations, 64);
+    assert_eq!(due(&store).await, 0);
+}
+
+#[tokio::test]
 async fn a_provider_in_trouble_for_a_day_is_given_up_with_an_event() {
     let (lab, store) = (Lab::start().await, MemoryStore::new());
     let ledger = Ledger::default();
