@@ -120,7 +120,7 @@ async fn end(core: &Core, id: CredentialId) -> Result<bool, StoreError> {
 
 /// What the outbox is told by: a grant that never lived. Nobody holds its
 /// tokens.
-fn notice(
+pub(crate) fn notice(
     core: &Core,
     row: &Credential,
     now: SystemTime,

@@ -218,6 +218,37 @@ async fn attached(store: impl Store + Clone) {
     assert_eq!(row.generation, 0);
 }
 
+#[tokio::test]
+async fn what_another_credential_took_the_place_of_ends_at_its_provider() {
+    replaced(MemoryStore::new()).await;
+}
+
+#[tokio::test]
+async fn what_another_credential_took_the_place_of_ends_at_its_provider_over_postgres() {
+    let database = Database::create().await;
+    replaced(database.store().await).await;
+}
+
+async fn replaced(store: impl Store) {
+    let two = Two::start(store).await;
+    let issued = two.regrant.issue(two.linear.login()).await.unwrap();
+    assert!(attach(&two, &issued).await);
+    assert_eq!(two.ask("github", &issued).await.status, StatusCode::OK);
+    let before = two.github.seen().pop().unwrap();
+
+    let wider = two.upstream().scope("repo");
+    assert!(two.regrant.attach(issued.grant_id, wider).await.unwrap());
+    for _ in 0..3 {
+        two.linear.clock.advance(HOUR / 10);
+        two.regrant.revoke_due().await;
+    }
+
+    let is_live = two.github.provider.introspect(before.bearer()).is_some();
+    assert!(!is_live, "nobody here can use it, or end it later");
+    assert_eq!(two.github.provider.counts().revocations, 1);
+    assert_eq!(two.statuses(&issued).await, [200, 200]);
+}
+
 async fn attach(two: &Two, issued: &Issued) -> bool {
     let upstream = two.upstream();
     two.regrant.attach(issued.grant_id, upstream).await.unwrap()
