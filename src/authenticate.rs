@@ -327,33 +327,40 @@ pub(crate) async fn still_granted(
 ) -> Result<Authenticated, RefreshError> {
     match &authenticated.by {
         By::Token { entry, .. } => {
-            is_granted(core, entry.grant.id).await?;
-            Ok(authenticated.clone())
+            let grant = still_living(core, entry.grant.id).await?;
+            let provider = &authenticated.cell.provider;
+            if grant.credential(provider) == Some(authenticated.cell.id) {
+                return Ok(authenticated.clone());
+            }
+            // Another one was attached in its place.
+            let (cell, snapshot) = read_credential(core, &grant, provider).await?;
+            Ok(Authenticated {
+                by: authenticated.by.clone(),
+                cell,
+                snapshot,
+            })
         }
         By::Name(named) => named::again(core, named).await,
     }
 }
 
-async fn is_granted(core: &Core, id: GrantId) -> Result<(), RefreshError> {
+async fn still_living(core: &Core, id: GrantId) -> Result<Grant, RefreshError> {
     let now = core.clock.now();
     let known = core.cache.current(id, now, core.timings.staleness);
     let is_good = |grant: &Grant| {
         grant.revoked.is_none() && now < grant.created_at + core.lifetimes.refresh_absolute
     };
-    let still = match known {
-        Some(entry) => is_good(&entry.grant),
+    let grant = match known {
+        Some(entry) => Some(entry.grant.clone()),
         None => core
             .store
             .grant(id)
             .await
-            .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?
-            .is_some_and(|grant| is_good(&grant)),
+            .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?,
     };
-    if still {
-        Ok(())
-    } else {
-        Err(RefreshErrorKind::Terminal.into())
-    }
+    grant
+        .filter(is_good)
+        .ok_or_else(|| RefreshErrorKind::Terminal.into())
 }
 
 /// Reads the credential of this provider and brings what this process knows of it up

@@ -1,7 +1,7 @@
 //! Disconnecting: a user takes back what a provider gave the gateway.
 //!
 //! The provider is told through the outbox, whose worker tells of credentials
-//! that ended as [`REVOKED`], and strikes off what it finds alive. The order:
+//! that ended as [`DISCONNECTED`], and strikes off what it finds alive. The order:
 //!
 //! | step | if this process dies before the next one |
 //! |---|---|
@@ -25,9 +25,9 @@ use crate::resolve::Caller;
 use crate::seal::random_bytes;
 use crate::state::Core;
 use crate::store::Credential;
+use crate::store::DISCONNECTED;
 use crate::store::Grant;
 use crate::store::HeldCredential;
-use crate::store::REVOKED;
 use crate::store::RevocationReason;
 use crate::store::Settlement;
 use crate::store::StoreError;
@@ -101,7 +101,7 @@ async fn end(core: &Core, id: CredentialId) -> Result<bool, StoreError> {
     let mut has_tried = false;
     while let Some(claimed) = lease::take(core, id).await? {
         let revoked = Settlement::Terminal {
-            reason: REVOKED.to_owned(),
+            reason: DISCONNECTED.to_owned(),
         };
         if core
             .store
@@ -115,12 +115,12 @@ async fn end(core: &Core, id: CredentialId) -> Result<bool, StoreError> {
         has_tried = true;
     }
     let row = core.store.credential(id).await?;
-    Ok(has_tried && row.is_some_and(|row| row.terminal.as_deref() == Some(REVOKED)))
+    Ok(has_tried && row.is_some_and(|row| row.terminal.as_deref() == Some(DISCONNECTED)))
 }
 
 /// What the outbox is told by: a grant that never lived. Nobody holds its
 /// tokens.
-fn notice(
+pub(crate) fn notice(
     core: &Core,
     row: &Credential,
     now: SystemTime,

@@ -131,7 +131,8 @@ impl GrantContext {
     /// has ended, and so is a user who was disconnected.
     pub async fn fresh(&self) -> Result<Self, RefreshError> {
         let authenticated = authenticate::still_granted(&self.core, &self.authenticated).await?;
-        let want = if self.is_reported {
+        let is_same = authenticated.cell.id == self.authenticated.cell.id;
+        let want = if self.is_reported && is_same {
             Want::NewerThan(self.authenticated.snapshot.generation)
         } else {
             Want::Usable

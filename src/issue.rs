@@ -10,6 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::audit::AuditKind;
+use crate::disconnect::notice;
+use crate::id::CredentialId;
 use crate::id::GrantId;
 use crate::login::Login;
 use crate::login::Upstream;
@@ -21,6 +23,7 @@ use crate::secret::GatewayAccessToken;
 use crate::secret::GatewayRefreshToken;
 use crate::state::Core;
 use crate::store::Code;
+use crate::store::DISCONNECTED;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::REVOKED;
@@ -218,6 +221,10 @@ impl Regrant {
             id: self.link_one(&grant.subject, &upstream, false, now).await?,
             provider: upstream.provider.clone(),
         };
+        let replaced = grant.credential(&credential.provider);
+        if let Some(replaced) = replaced.filter(|replaced| *replaced != credential.id) {
+            self.let_go(replaced, now).await?;
+        }
         let attached = core.store.attach(id, credential).await;
         core.cache.forget(id);
         core.refusals.forget(id);
@@ -226,6 +233,20 @@ impl Regrant {
             self.hold_one(&grant.subject, &upstream, now).await?;
         }
         Ok(attached)
+    }
+
+    /// Writes down that a grant is about to have another credential in place of
+    /// this one. The outbox looks when that has happened: if it has not, or
+    /// somebody else wants the credential, it stays.
+    async fn let_go(&self, id: CredentialId, now: SystemTime) -> Result<(), IssueError> {
+        let core = &self.core;
+        if let Some(row) = core.store.credential(id).await? {
+            let due = now + 2 * core.timings.wait_budget;
+            core.store
+                .insert_grant(notice(core, &row, now, due)?)
+                .await?;
+        }
+        Ok(())
     }
 
     async fn hold(&self, login: &Login, now: SystemTime) -> Result<(), IssueError> {
@@ -245,7 +266,8 @@ impl Regrant {
     ) -> Result<(), IssueError> {
         let id = upstream.credential_id(subject);
         let row = self.core.store.credential(id).await?;
-        if row.is_some_and(|row| row.terminal.as_deref() == Some(REVOKED)) {
+        let ended = row.and_then(|row| row.terminal);
+        if matches!(ended.as_deref(), Some(REVOKED | DISCONNECTED)) {
             self.link_one(subject, upstream, false, now).await?;
         }
         Ok(())

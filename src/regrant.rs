@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
@@ -316,6 +317,7 @@ impl RegrantBuilder {
             breakers: Breakers::default(),
             jitter: Jitter::new(self.jitter_seed),
             revoke_upstream: self.revoke_upstream,
+            revoking: Semaphore::new(revocation::AT_ONCE),
             tasks: TaskTracker::new(),
             resources: Mutex::new(Vec::new()),
             advertised: self.advertised,

@@ -38,6 +38,7 @@ use crate::seal::random_bytes;
 use crate::state::Core;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::DISCONNECTED;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::REVOKED;
@@ -101,6 +102,8 @@ pub(crate) async fn sweep(core: &Arc<Core>) -> bool {
 
 /// Whether it was ours to do.
 async fn handle(core: Arc<Core>, id: GrantId) -> bool {
+    // Also of those that many clients end at once. It is never closed.
+    let _permit = core.revoking.acquire().await;
     take(&core, id).await.unwrap_or_else(|error| {
         tracing::warn!(
             grant = %id,
@@ -130,7 +133,7 @@ async fn take(core: &Arc<Core>, id: GrantId) -> Result<bool, StoreError> {
         fates = join_all(grant.credentials.iter().map(ending)).await;
     }
     let left = grant.credentials.iter().zip(fates);
-    let left: Vec<_> = left.filter(|(_, fate)| *fate == Fate::Later).collect();
+    let left: Vec<_> = left.filter(|(_, fate)| *fate != Fate::Done).collect();
     if age >= GIVE_UP_AFTER {
         for (HeldCredential { provider, .. }, _) in &left {
             let provider = provider.clone();
@@ -138,6 +141,11 @@ async fn take(core: &Arc<Core>, id: GrantId) -> Result<bool, StoreError> {
             core.audit(AuditKind::UpstreamRevocationGivenUp { provider }, &grant);
         }
     } else if !left.is_empty() {
+        let asked = left.iter().filter_map(|(_, fate)| fate.asked_wait()).max();
+        let asked = asked.map(|wait| core.clock.now() + wait.min(LONGEST_BACK_OFF));
+        if let Some(asked) = asked.filter(|asked| *asked > next) {
+            core.store.take_revocation(id, next, asked).await?;
+        }
         return Ok(true);
     }
     core.store.finish_revocation(id).await?;
@@ -151,6 +159,17 @@ enum Fate {
     Done,
     /// The same again, when it is due.
     Later,
+    /// The same, and not before the time that the provider asked for.
+    After(Duration),
+}
+
+impl Fate {
+    fn asked_wait(self) -> Option<Duration> {
+        match self {
+            Self::After(wait) => Some(wait),
+            Self::Done | Self::Later => None,
+        }
+    }
 }
 
 /// The end of one credential of a grant that has ended.
@@ -182,7 +201,8 @@ impl<'a> Ending<'a> {
         let Some(row) = self.core.store.credential(self.held.id).await? else {
             return Ok(Fate::Done);
         };
-        let is_ended_here = row.terminal.as_deref() == Some(REVOKED);
+        let is_disconnected = row.terminal.as_deref() == Some(DISCONNECTED);
+        let is_ended_here = is_disconnected || row.terminal.as_deref() == Some(REVOKED);
         if row.terminal.is_some() && !is_ended_here {
             return Ok(Fate::Done);
         }
@@ -196,10 +216,8 @@ impl<'a> Ending<'a> {
         if !is_ended_here && let Some(fate) = self.write_end(&row).await? {
             return Ok(fate);
         }
-        // What belongs to its subject, somebody has ended on purpose.
-        if !row.linked
-            && let Some(fate) = self.fate_of_wanted().await?
-        {
+        // What its user has ended, nobody is to have again, whoever wants it.
+        if !is_disconnected && let Some(fate) = self.fate_of_wanted().await? {
             self.undo(&row, &snapshot, &spendable).await?;
             return Ok(fate);
         }
@@ -326,9 +344,10 @@ impl<'a> Ending<'a> {
         let (outcome, fate) = match error.kind() {
             ProviderErrorKind::Ambiguous => (Revocation::Ambiguous, Fate::Later),
             ProviderErrorKind::Misconfigured => (Revocation::ProviderMisconfigured, Fate::Done),
-            ProviderErrorKind::Rejected | ProviderErrorKind::Transient => {
-                (Revocation::TransientProvider, Fate::Later)
-            }
+            ProviderErrorKind::Rejected | ProviderErrorKind::Transient => (
+                Revocation::TransientProvider,
+                error.retry_after().map_or(Fate::Later, Fate::After),
+            ),
             ProviderErrorKind::Terminal => (Revocation::HadEnded, Fate::Done),
             ProviderErrorKind::Unsupported => (Revocation::Unsupported, Fate::Done),
         };
@@ -355,7 +374,7 @@ fn back_off(core: &Core, age: Duration) -> Duration {
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 const BATCH: u32 = 256;
 /// Not more: some providers limit how often they are asked.
-const AT_ONCE: usize = 16;
+pub(crate) const AT_ONCE: usize = 16;
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(30);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3_600);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3_600);

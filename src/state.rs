@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use http::Uri;
 use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::audit;
@@ -62,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) jitter: Jitter,
     /// Whether providers are told of grants that have ended.
     pub(crate) revoke_upstream: bool,
+    /// How many more may be told at once.
+    pub(crate) revoking: Semaphore,
     /// Spends and writes that must not be lost.
     pub(crate) tasks: TaskTracker,
     /// The resources that layers protect.

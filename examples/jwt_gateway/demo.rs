@@ -128,12 +128,21 @@ impl Demo {
         let is_served = text.starts_with("ada, ") && self.issuer.fetched() == fetched + 1;
         self.tell("the issuer has a new key", is_served, &text);
 
+        self.issuer.rotate()?;
+        let next = self.issuer.jwt(&json!({}))?;
+        let (status, text) = self.call(&next).await?;
+        self.tell("and at once another one", status == 503, &text);
+        tokio::time::sleep(INTERVAL + MARGIN).await;
+        let (_, text) = self.call(&next).await?;
+        self.tell("a moment later", text.starts_with("ada, "), &text);
+
+        let fetched = self.issuer.fetched();
         let unknown = Issuer::with_key_id(99)?.jwt(&json!({}))?;
         for _ in 0..20 {
             self.call(&unknown).await?;
         }
         let (status, text) = self.call(&unknown).await?;
-        let is_limited = status == 401 && self.issuer.fetched() <= fetched + 2;
+        let is_limited = status != 200 && self.issuer.fetched() <= fetched + 2;
         self.tell("many JWTs of unknown keys", is_limited, &text);
 
         let request = self.http.delete(format!("{}/connection", self.url));

@@ -5,8 +5,9 @@
 //! 2. Keys are fetched when a token names one that is not known, at most once in
 //!    a while, however many such tokens come; and anew when they are old, so that
 //!    a key which the issuer took back ends here too.
-//! 3. An issuer that cannot be reached says nothing of a token: known keys are
-//!    good a while longer, and an unknown one is not refused.
+//! 3. An issuer that cannot be reached says nothing of a token, nor does one that
+//!    was asked a moment too early: known keys are good a while longer, and an
+//!    unknown one is not refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +112,8 @@ impl Verifier {
         }
         match keys.find(id, GOOD_FOR) {
             Some(key) => Ok(key),
-            None if keys.is_away => Err(Unverified::NoKeys),
+            // Not asked just now: it may have a new one.
+            None if keys.is_away || !is_due => Err(Unverified::NoKeys),
             None => Err(Unverified::Token),
         }
     }

@@ -38,6 +38,7 @@ pub use self::row::Claim;
 pub use self::row::ClientRecord;
 pub use self::row::Code;
 pub use self::row::Credential;
+pub use self::row::DISCONNECTED;
 pub use self::row::Grant;
 pub use self::row::HeldCredential;
 pub use self::row::KeyRecord;

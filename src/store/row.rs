@@ -158,7 +158,8 @@ pub struct Credential {
     pub unsettled: u32,
     /// How many attempts in a row came to nothing.
     pub failures: u32,
-    /// Why it ended: the provider's error, [`LOST_IN_FLIGHT`] or [`REVOKED`].
+    /// Why it ended: the provider's error, [`LOST_IN_FLIGHT`], [`REVOKED`] or
+    /// [`DISCONNECTED`].
     pub terminal: Option<String>,
     /// Whether it belongs to its subject without any grant: then no client's
     /// revocation ends it.
@@ -171,6 +172,9 @@ pub const LOST_IN_FLIGHT: &str = "lost_in_flight";
 
 /// Why a credential ended that nobody here wants any more.
 pub const REVOKED: &str = "revoked";
+
+/// Why a credential ended that its user took back: whoever else uses it.
+pub const DISCONNECTED: &str = "disconnected";
 
 /// Who holds a lease: one attempt of one replica, by sixteen random bytes.
 pub type LeaseHolder = [u8; 16];

@@ -381,6 +381,6 @@ async fn jwt_gateway_keeps_what_its_demo_promises() {
     let output = output.await.unwrap().unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{told}");
-    assert_eq!(told.matches('✓').count(), 13, "{told}");
+    assert_eq!(told.matches('✓').count(), 15, "{told}");
     assert!(!told.contains("upstream-at-"), "{told}");
 }

@@ -11,6 +11,7 @@ use regrant::Issued;
 use regrant::Login;
 use regrant::Regrant;
 use regrant::provider::Expiry;
+use regrant::provider::ProviderErrorKind;
 use regrant::secret::UpstreamAccessToken;
 use regrant::secret::UpstreamRefreshToken;
 use regrant::store::Credential;
@@ -124,6 +125,51 @@ async fn a_provider_in_trouble_is_told_later() {
         .collect();
     outcomes.sort();
     assert_eq!(outcomes, ["revoked", "transient_provider"]);
+}
+
+#[tokio::test]
+async fn a_provider_that_asks_for_time_is_given_it() {
+    let (lab, store) = (Lab::start().await, MemoryStore::new());
+    let line = Lossy::new(lab.oauth2());
+    let busy = ProviderErrorKind::Transient;
+    line.then_on_revocation(Fate::Refused(busy, Some(10 * MINUTE)));
+    let builder = lab.builder(store.clone()).provider("linear", line);
+    let regrant = builder.start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    revoke(&regrant, &issued).await;
+    assert!(regrant.drain(10 * SECOND).await);
+
+    for (wait, asked) in [(30, 0), (569, 0), (1, 1)] {
+        lab.clock.advance(wait * SECOND);
+        regrant.revoke_due().await;
+        assert_eq!(lab.faults.requests().len(), asked, "after {wait} s more");
+    }
+    assert_eq!(due(&store).await, 0);
+}
+
+#[tokio::test]
+async fn many_ends_at_once_are_no_storm() {
+    let (lab, store) = (Lab::start().await, MemoryStore::new());
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let mut grants = Vec::new();
+    for number in 0..64 {
+        let login = lab.login_of(&format!("user-{number}"));
+        grants.push(regrant.issue(login).await.unwrap().grant_id);
+    }
+    lab.faults.hold();
+    for grant in grants {
+        assert!(regrant.revoke(grant).await.unwrap());
+    }
+
+    lab.faults.arrived(16).await;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lab.faults.requests().len(), 16);
+    lab.faults.release();
+    assert!(regrant.drain(10 * SECOND).await);
+    assert_eq!(lab.provider.counts().revocations, 64);
+    assert_eq!(due(&store).await, 0);
 }
 
 #[tokio::test]

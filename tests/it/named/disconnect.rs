@@ -9,7 +9,7 @@ use regrant::resolve::Caller;
 use regrant::settings::Timings;
 use regrant::store::Claim;
 use regrant::store::Credential;
-use regrant::store::REVOKED;
+use regrant::store::DISCONNECTED;
 use regrant::store::RevocationReason;
 use regrant::store::Settlement;
 use regrant::store::Store;
@@ -78,7 +78,7 @@ async fn disconnect_everywhere(lab: &Lab, store: impl Store + Clone, other: impl
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
 
     let row = store.credential(credential).await.unwrap().unwrap();
-    assert_eq!(row.terminal.as_deref(), Some(REVOKED));
+    assert_eq!(row.terminal.as_deref(), Some(DISCONNECTED));
     // The provider is to be told, now.
     let now = lab.clock.now();
     let [due] = &store.due_revocations(now, 9).await.unwrap()[..] else {
@@ -128,7 +128,7 @@ async fn disconnecting_waits_for_whoever_is_refreshing() {
     let row = store.credential(credential).await.unwrap().unwrap();
     assert_eq!(
         (row.generation, row.terminal.as_deref()),
-        (1, Some(REVOKED)),
+        (1, Some(DISCONNECTED)),
         "what the refresh brought is what the provider is told of"
     );
     assert_not_connected(&send(&gateway, of("ada")).await);
@@ -185,6 +185,37 @@ async fn a_disconnect_that_was_held_up_is_not_forgotten() {
     let due = store.due_revocations(now, 9).await.unwrap();
     assert_eq!(due.len(), 1, "written down anew");
     assert_ne!(due[0], struck_off);
+}
+
+#[tokio::test]
+async fn what_was_disconnected_does_not_begin_again_for_grants_that_live() {
+    let (lab, store) = (Lab::start().await, MemoryStore::new());
+    let builder = lab.builder(store.clone()).lifetimes(long());
+    let regrant = builder.start().await.unwrap();
+    // Not linked: it came along with a grant.
+    let (first, second) = (lab.issue(&regrant).await, lab.issue(&regrant).await);
+    lab.clock.advance(HOUR / 10);
+    let gateway = lab.gateway(&regrant);
+    let token = || post(second.access_token.expose(), "");
+    assert_eq!(send(&gateway, token()).await.status, StatusCode::OK);
+
+    let ada = Caller::new("ada");
+    assert!(regrant.disconnect(&ada, "linear").await.unwrap());
+    regrant.revoke_due().await;
+    assert_eq!(lab.provider.counts().revocations, 1);
+    // Nor by the end of another grant.
+    assert!(regrant.revoke(first.grant_id).await.unwrap());
+    for _ in 0..3 {
+        lab.clock.advance(HOUR / 10);
+        regrant.revoke_due().await;
+    }
+
+    let answer = send(&gateway, token()).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    let id = second.grant_id;
+    let grant = store.grant(id).await.unwrap().unwrap();
+    let row = store.credential(grant.credentials[0].id).await;
+    assert!(row.unwrap().unwrap().terminal.is_some());
 }
 
 /// Waits until a disconnect has begun: until it has written down what the

@@ -3,12 +3,22 @@
 
 mod shared;
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http::Request;
+use http::Response;
 use http::StatusCode;
+use http_body_util::Full;
+use regrant::GrantContext;
 use regrant::GrantId;
 use regrant::Issued;
 use regrant::Regrant;
 use regrant::Upstream;
 use regrant::provider::Expiry;
+use regrant::replay::ReplayBody;
 use regrant::secret::UpstreamAccessToken;
 use regrant::secret::UpstreamRefreshToken;
 use regrant::store::Store;
@@ -17,6 +27,7 @@ use tower::Layer as _;
 
 use crate::support::Answer;
 use crate::support::HOUR;
+use crate::support::Inner;
 use crate::support::Lab;
 use crate::support::database::Database;
 use crate::support::long;
@@ -216,6 +227,67 @@ async fn attached(store: impl Store + Clone) {
     let fresh = two.regrant.link("bob", upstream).await.unwrap();
     let row = store.credential(fresh).await.unwrap().unwrap();
     assert_eq!(row.generation, 0);
+}
+
+#[tokio::test]
+async fn what_another_credential_took_the_place_of_ends_at_its_provider() {
+    replaced(MemoryStore::new()).await;
+}
+
+#[tokio::test]
+async fn what_another_credential_took_the_place_of_ends_at_its_provider_over_postgres() {
+    let database = Database::create().await;
+    replaced(database.store().await).await;
+}
+
+async fn replaced(store: impl Store) {
+    let two = Two::start(store).await;
+    let issued = two.regrant.issue(two.linear.login()).await.unwrap();
+    assert!(attach(&two, &issued).await);
+    assert_eq!(two.ask("github", &issued).await.status, StatusCode::OK);
+    let before = two.github.seen().pop().unwrap();
+
+    let wider = two.upstream().scope("repo");
+    assert!(two.regrant.attach(issued.grant_id, wider).await.unwrap());
+    for _ in 0..3 {
+        two.linear.clock.advance(HOUR / 10);
+        two.regrant.revoke_due().await;
+    }
+
+    let is_live = two.github.provider.introspect(before.bearer()).is_some();
+    assert!(!is_live, "nobody here can use it, or end it later");
+    assert_eq!(two.github.provider.counts().revocations, 1);
+    assert_eq!(two.statuses(&issued).await, [200, 200]);
+}
+
+#[tokio::test]
+async fn a_handler_gets_the_credential_that_was_attached_meanwhile() {
+    let two = Two::start(MemoryStore::new()).await;
+    let issued = two.issue().await;
+    let handle = Arc::new(Mutex::new(None));
+    let kept = Arc::clone(&handle);
+    let handler = Inner::new(tower::service_fn(
+        move |request: Request<ReplayBody<Full<Bytes>>>| {
+            *kept.lock().unwrap() = request.extensions().get::<GrantContext>().cloned();
+            async { Ok::<_, Infallible>(Response::default()) }
+        },
+    ));
+    let gateway = two.regrant.layer("github").unwrap().layer(handler);
+    let request = post(issued.access_token.expose(), "");
+    assert_eq!(send(&gateway, request).await.status, StatusCode::OK);
+    let mut grant = handle.lock().unwrap().take().unwrap();
+    let before = grant.access_token().expose().to_owned();
+
+    let wider = two.upstream().scope("repo");
+    assert!(two.regrant.attach(issued.grant_id, wider).await.unwrap());
+    let fresh = grant.fresh().await.unwrap();
+    let token = fresh.access_token().expose().to_owned();
+    assert_ne!(token, before);
+    assert!(two.github.provider.introspect(&token).is_some());
+    // What was wrong with the one before, this one has nothing to do with.
+    grant.report_expired();
+    let fresh = grant.fresh().await.unwrap();
+    assert_eq!(fresh.access_token().expose(), token);
 }
 
 async fn attach(two: &Two, issued: &Issued) -> bool {
