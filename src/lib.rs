@@ -17,6 +17,7 @@ mod exchange;
 pub mod future;
 
 mod authenticate;
+mod bearer;
 mod cache;
 mod cross_origin;
 mod grant;

@@ -18,6 +18,7 @@ mod error;
 mod form;
 mod introspect;
 pub(crate) mod metadata;
+mod presented;
 mod refresh;
 mod revoke;
 mod token;
