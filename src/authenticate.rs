@@ -188,6 +188,9 @@ pub(crate) async fn refreshed(
     let By::Token { entry, .. } = by else {
         return Err(Rejection::of_named(error));
     };
+    if let (RefreshErrorKind::NotRefreshable, Want::NewerThan(refused)) = (error.kind(), want) {
+        cell.note_unwanted(refused, core.clock.now());
+    }
     // One of several logins has ended. The token endpoint goes on minting for
     // the others, so a 401 here would send the client round in circles.
     if error.kind() == RefreshErrorKind::Terminal
@@ -203,7 +206,11 @@ pub(crate) async fn refreshed(
 pub(crate) async fn has_ended(core: &Core, grant: &Grant) -> Result<bool, RefreshError> {
     for held in &grant.credentials {
         let (cell, snapshot) = read_credential(core, grant, &held.provider).await?;
-        if !snapshot.is_dead(core.clock.now()) && !cell.has_ended(snapshot.generation) {
+        let generation = snapshot.generation;
+        if !snapshot.is_dead(core.clock.now())
+            && !cell.has_ended(generation)
+            && !cell.is_unwanted(generation)
+        {
             return Ok(false);
         }
     }

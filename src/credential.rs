@@ -45,6 +45,18 @@ pub(crate) struct Cell {
     /// When whoever can do without may try to refresh again, in milliseconds
     /// since the Unix epoch.
     resting_until: AtomicU64,
+    unwanted: Unwanted,
+}
+
+/// The generation that an upstream refuses and nobody can refresh.
+#[derive(Default)]
+struct Unwanted {
+    /// One more than that; 0 if none.
+    generation: AtomicU64,
+    /// When it was refused first, in milliseconds since the Unix epoch.
+    since: AtomicU64,
+    /// As `generation`, once that was no passing mood.
+    for_good: AtomicU64,
 }
 
 impl Cell {
@@ -57,6 +69,7 @@ impl Cell {
             ended: AtomicU64::new(0),
             unsupported: AtomicU64::new(0),
             resting_until: AtomicU64::new(0),
+            unwanted: Unwanted::default(),
         }
     }
 
@@ -88,9 +101,35 @@ impl Cell {
     pub(crate) fn note(&self, generation: u64, is_refused: bool) {
         if is_refused {
             self.refused.store(generation + 1, Ordering::Relaxed);
-        } else if self.refused.load(Ordering::Relaxed) == generation + 1 {
-            self.refused.store(0, Ordering::Relaxed);
+        } else {
+            for noted in [
+                &self.refused,
+                &self.unwanted.generation,
+                &self.unwanted.for_good,
+            ] {
+                if noted.load(Ordering::Relaxed) == generation + 1 {
+                    noted.store(0, Ordering::Relaxed);
+                }
+            }
         }
+    }
+
+    /// Notes that an upstream refused this generation, which nobody can refresh.
+    pub(crate) fn note_unwanted(&self, generation: u64, now: SystemTime) {
+        let (now, mark) = (unix_milliseconds(now), generation + 1);
+        if self.unwanted.generation.swap(mark, Ordering::Relaxed) != mark {
+            self.unwanted.since.store(now, Ordering::Relaxed);
+        }
+        let since = self.unwanted.since.load(Ordering::Relaxed);
+        if now.saturating_sub(since) >= milliseconds(PASSING_MOOD) {
+            self.unwanted.for_good.store(mark, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an upstream has refused this generation for a while, and nothing
+    /// but that, though nobody can refresh it: only a new login helps.
+    pub(crate) fn is_unwanted(&self, generation: u64) -> bool {
+        self.unwanted.for_good.load(Ordering::Relaxed) == generation + 1
     }
 
     /// Whether an upstream refused this generation although it was new.
@@ -310,6 +349,8 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// For so long an upstream may be wrong about who is logged in.
+const PASSING_MOOD: Duration = Duration::from_secs(10);
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for Cell {

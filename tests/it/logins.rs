@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -23,6 +24,7 @@ use tower::Layer as _;
 
 use crate::support::HOUR;
 use crate::support::Lab;
+use crate::support::always;
 use crate::support::line::Line;
 use crate::support::long;
 use crate::support::post;
@@ -153,4 +155,40 @@ async fn the_tenant_of_a_login_is_asked_for_at_every_refresh() {
 
     let acme = Some("acme".to_owned());
     assert_eq!(*tenants.0.lock().unwrap(), [acme.clone(), None, acme, None]);
+}
+
+/// A 401 that no refresh can heal would otherwise send the client round in
+/// circles: to the token endpoint, and back with another pair.
+#[tokio::test]
+async fn fm06_what_the_upstream_refuses_and_nobody_can_refresh_ends_after_a_while() {
+    let lab = Lab::start().await;
+    let regrant = lab.regrant().await;
+    let token = UpstreamAccessToken::new(lab.provider.log_in("ada").access);
+    let issued = regrant.issue(Login::new("linear", "ada", token)).await;
+    let mut pair = issued.unwrap().refresh_token.expose().to_owned();
+    let layer = || regrant.layer("linear").unwrap();
+    let refusing = layer().layer(always(StatusCode::UNAUTHORIZED));
+    let serving = layer().layer(lab.witness());
+
+    // It may be wrong once, or now and then.
+    for (gateway, status) in [(&refusing, 401), (&serving, 200), (&refusing, 401)] {
+        let rotated = refresh(&regrant, &pair).await;
+        let used = send(gateway, post(&rotated.text("access_token"), "")).await;
+        assert_eq!(used.status.as_u16(), status);
+        pair = rotated.text("refresh_token");
+        lab.clock.advance(Duration::from_secs(9));
+    }
+    let rotated = refresh(&regrant, &pair).await;
+    assert_eq!(rotated.status, StatusCode::OK);
+
+    lab.clock.advance(Duration::from_secs(1));
+    let used = send(&refusing, post(&rotated.text("access_token"), "")).await;
+    assert_eq!(used.status, StatusCode::UNAUTHORIZED);
+    let ended = refresh(&regrant, &rotated.text("refresh_token")).await;
+    assert_eq!(ended.text("error"), "invalid_grant");
+
+    // A new login is another credential, or this one anew.
+    lab.issue(&regrant).await;
+    let revived = refresh(&regrant, &rotated.text("refresh_token")).await;
+    assert_eq!(revived.status, StatusCode::OK);
 }
