@@ -313,11 +313,15 @@ pub(crate) fn is_admitted(
     claims: &AccessClaims,
     now: SystemTime,
 ) -> bool {
-    grant.revoked.is_none()
+    is_living(core, grant, now)
         && claims.generation <= grant.generation
-        && now < grant.created_at + core.lifetimes.refresh_absolute
         && claims.is_of(&grant.salt, &core.keyring)
         && !grant.revoked_access.contains(&claims.revocation_entry())
+}
+
+/// Whether it has neither been revoked nor lived to its absolute deadline.
+fn is_living(core: &Core, grant: &Grant, now: SystemTime) -> bool {
+    grant.revoked.is_none() && now < grant.created_at + core.lifetimes.refresh_absolute
 }
 
 /// The scope of the token, if it is less than the grant's.
@@ -353,9 +357,6 @@ pub(crate) async fn still_granted(
 async fn still_living(core: &Core, id: GrantId) -> Result<Grant, RefreshError> {
     let now = core.clock.now();
     let known = core.cache.current(id, now, core.timings.staleness);
-    let is_good = |grant: &Grant| {
-        grant.revoked.is_none() && now < grant.created_at + core.lifetimes.refresh_absolute
-    };
     let grant = match known {
         Some(entry) => Some(entry.grant.clone()),
         None => core
@@ -365,7 +366,7 @@ async fn still_living(core: &Core, id: GrantId) -> Result<Grant, RefreshError> {
             .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?,
     };
     grant
-        .filter(is_good)
+        .filter(|grant| is_living(core, grant, now))
         .ok_or_else(|| RefreshErrorKind::Terminal.into())
 }
 

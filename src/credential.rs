@@ -25,6 +25,7 @@ use crate::secret::UpstreamAccessToken;
 use crate::secret::UpstreamRefreshToken;
 use crate::state::Core;
 use crate::store::Credential;
+use crate::store::Replacement;
 
 /// One credential as this process knows it.
 ///
@@ -321,6 +322,27 @@ pub(crate) fn open(
         });
 
     Ok((Snapshot::new(row, secrets, core), spendable))
+}
+
+/// The tokens that `row` holds already, opened, for its next generation.
+pub(crate) fn again(
+    core: &Core,
+    row: &Credential,
+    access_token: &UpstreamAccessToken,
+    spendable: Option<&Spendable>,
+    linked: bool,
+) -> Result<Replacement, SealError> {
+    let secrets = Secrets {
+        access_token: access_token.clone(),
+        refresh_token: spendable.map(|spendable| spendable.refresh_token.clone()),
+        tenant: spendable.and_then(|spendable| spendable.tenant.clone()),
+    };
+    Ok(Replacement {
+        sealed: secrets.seal(&core.keyring, row.id, &row.provider, row.generation + 1)?,
+        expires_at: row.expires_at,
+        refreshed_at: row.refreshed_at,
+        linked,
+    })
 }
 
 /// What a provider is asked with.

@@ -127,7 +127,7 @@ pub(crate) fn notice(
     due: SystemTime,
 ) -> Result<Grant, StoreError> {
     let unusable = |error| StoreError::new(StoreErrorKind::Unavailable, error);
-    let key = core.sealing_key();
+    let key = core.keyring.sealing();
     let key = key.map_err(|error| StoreError::new(StoreErrorKind::Unavailable, error))?;
     Ok(Grant {
         id: GrantId::random().map_err(unusable)?,

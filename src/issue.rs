@@ -165,7 +165,10 @@ impl Regrant {
         })?;
         let now = core.clock.now();
         let id = GrantId::random().map_err(|_error| IssueError::Crypto)?;
-        let key = core.sealing_key().map_err(|_error| IssueError::Crypto)?;
+        let key = core
+            .keyring
+            .sealing()
+            .map_err(|_error| IssueError::Crypto)?;
         let (issued, hash) =
             token::issue_code(key, &core.prefixes, id).map_err(|_error| IssueError::Crypto)?;
 
@@ -336,7 +339,10 @@ impl NewGrant {
     pub(crate) fn of(core: &Core, holder: Holder, now: SystemTime) -> Result<Self, IssueError> {
         let salt = random_bytes().map_err(|_error| IssueError::Crypto)?;
         let access_expires_at = core.lifetimes.access_deadline(now, now);
-        let key = core.sealing_key().map_err(|_error| IssueError::Crypto)?;
+        let key = core
+            .keyring
+            .sealing()
+            .map_err(|_error| IssueError::Crypto)?;
         let pair = token::issue_first(key, &core.prefixes, holder.id, &salt, access_expires_at)
             .map_err(|_error| IssueError::Crypto)?;
 

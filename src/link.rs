@@ -14,7 +14,6 @@ use crate::refresh::lease;
 use crate::regrant::Regrant;
 use crate::store::Credential;
 use crate::store::Replacement;
-use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 
@@ -148,34 +147,15 @@ impl Regrant {
         };
         if row.unsettled > 0 {
             // Somebody may be on the way to store what came of an earlier spend.
-            let released = Settlement::Released {
-                not_before: row.not_before.unwrap_or(row.refreshed_at),
-                unsettled: row.unsettled,
-                failures: row.failures,
-            };
-            core.store.settle(lease::claim_of(&row), released).await?;
+            lease::give_back(core, &row).await?;
             let what = "the credential is being refreshed";
             return Err(StoreError::new(StoreErrorKind::Unavailable, what).into());
         }
         let (snapshot, spendable) = credential::open(core, &row)
             .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
-        let (refresh_token, tenant) = spendable
-            .map(|spendable| (Some(spendable.refresh_token), spendable.tenant))
-            .unwrap_or_default();
-        let secrets = Secrets {
-            access_token: snapshot.access_token,
-            refresh_token,
-            tenant,
-        };
-        let sealed = secrets
-            .seal(&core.keyring, id, &row.provider, row.generation + 1)
-            .map_err(|_error| IssueError::Crypto)?;
-        let tokens = Replacement {
-            sealed,
-            expires_at: row.expires_at,
-            refreshed_at: row.refreshed_at,
-            linked: true,
-        };
+        let tokens =
+            credential::again(core, &row, &snapshot.access_token, spendable.as_ref(), true)
+                .map_err(|_error| IssueError::Crypto)?;
         // Whether it did, the next look tells.
         core.store.replace(id, row.generation, tokens).await?;
         Ok(())

@@ -26,7 +26,6 @@ use tokio::time::Instant;
 use crate::BoxError;
 use crate::audit::AuditKind;
 use crate::credential;
-use crate::credential::Secrets;
 use crate::credential::Snapshot;
 use crate::credential::Spendable;
 use crate::id::GrantId;
@@ -34,15 +33,14 @@ use crate::provider::Provider;
 use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
 use crate::provider::RevocationRequest;
+use crate::refresh::lease;
 use crate::seal::random_bytes;
 use crate::state::Core;
-use crate::store::Claim;
 use crate::store::Credential;
 use crate::store::DISCONNECTED;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::REVOKED;
-use crate::store::Replacement;
 use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::telemetry;
@@ -237,28 +235,19 @@ impl<'a> Ending<'a> {
         if let Some(fate) = self.fate_of_wanted().await? {
             return Ok(Some(fate));
         }
-        let (store, lease) = (&self.core.store, self.core.timings.lease);
-        let claimed = store.claim(row.id, row.generation, random_bytes()?, lease);
+        let (store, length) = (&self.core.store, self.core.timings.lease);
+        let claimed = store.claim(row.id, row.generation, random_bytes()?, length);
         let Some(claimed) = claimed.await? else {
             // Somebody refreshes it, and will have other tokens.
             return Ok(Some(Fate::Later));
         };
-        let claim = Claim {
-            id: claimed.id,
-            generation: claimed.generation,
-            fence: claimed.fence,
-        };
         if claimed.unsettled > row.unsettled {
             // An attempt to refresh was cut off. Whoever made it may be on the
             // way to store what is to be ended.
-            let released = Settlement::Released {
-                not_before: claimed.not_before.unwrap_or(claimed.refreshed_at),
-                unsettled: claimed.unsettled,
-                failures: claimed.failures,
-            };
-            store.settle(claim, released).await?;
+            lease::give_back(self.core, &claimed).await?;
             return Ok(Some(Fate::Later));
         }
+        let claim = lease::claim_of(&claimed);
         let reason = REVOKED.to_owned();
         let ended = store.settle(claim, Settlement::Terminal { reason }).await?;
         Ok((!ended).then_some(Fate::Later))
@@ -299,23 +288,9 @@ impl<'a> Ending<'a> {
         snapshot: &Snapshot,
         spendable: &Spendable,
     ) -> Result<(), BoxError> {
-        let secrets = Secrets {
-            access_token: snapshot.access_token.clone(),
-            refresh_token: Some(spendable.refresh_token.clone()),
-            tenant: spendable.tenant.clone(),
-        };
-        let generation = row.generation + 1;
-        let sealed = secrets.seal(&self.core.keyring, row.id, &row.provider, generation)?;
-        let tokens = Replacement {
-            sealed,
-            expires_at: row.expires_at,
-            refreshed_at: row.refreshed_at,
-            linked: false,
-        };
-        self.core
-            .store
-            .replace(row.id, row.generation, tokens)
-            .await?;
+        let (core, access_token) = (self.core, &snapshot.access_token);
+        let tokens = credential::again(core, row, access_token, Some(spendable), false)?;
+        core.store.replace(row.id, row.generation, tokens).await?;
         Ok(())
     }
 

@@ -28,9 +28,7 @@ use crate::refresh::Breakers;
 use crate::refresh::Flights;
 use crate::refusals::Refusals;
 use crate::revocation;
-use crate::seal::Key;
 use crate::seal::Keyring;
-use crate::seal::SealError;
 use crate::settings::Lifetimes;
 use crate::settings::Timings;
 use crate::settings::TokenPrefixes;
@@ -89,11 +87,6 @@ impl Core {
                 format!("no provider `{name}` was added to this gateway"),
             )
         })
-    }
-
-    /// What new tokens are made with.
-    pub(crate) fn sealing_key(&self) -> Result<&Key, SealError> {
-        self.keyring.sealing()
     }
 
     pub(crate) fn has_provider(&self, name: &str) -> bool {

@@ -12,6 +12,7 @@ use crate::seal::random_bytes;
 use crate::state::Core;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 
@@ -44,6 +45,17 @@ pub(crate) async fn take(core: &Core, id: CredentialId) -> Result<Option<Credent
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Lets go of it, with everything as it was found.
+pub(crate) async fn give_back(core: &Core, row: &Credential) -> Result<(), StoreError> {
+    let released = Settlement::Released {
+        not_before: row.not_before.unwrap_or(row.refreshed_at),
+        unsettled: row.unsettled,
+        failures: row.failures,
+    };
+    core.store.settle(claim_of(row), released).await?;
+    Ok(())
 }
 
 /// What settles it.
