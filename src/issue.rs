@@ -31,6 +31,7 @@ use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 use crate::token;
 use crate::token::IssuedPair;
+use crate::token::Kind;
 
 /// A grant that was issued, with the pair that the client gets.
 #[derive(Clone, Debug)]
@@ -131,6 +132,7 @@ impl Regrant {
             confidential,
             scope: login.scope.clone(),
             resource: login.resource.clone(),
+            direct_hash: None,
         };
         let new = NewGrant::of(core, holder, now)?;
         core.store.insert_grant(new.grant.clone()).await?;
@@ -169,8 +171,8 @@ impl Regrant {
             .keyring
             .sealing()
             .map_err(|_error| IssueError::Crypto)?;
-        let (issued, hash) =
-            token::issue_code(key, &core.prefixes, id).map_err(|_error| IssueError::Crypto)?;
+        let (code, hash) = token::issue_secret(Kind::Code, key, &core.prefixes, id)
+            .map_err(|_error| IssueError::Crypto)?;
 
         // The credential is sealed now, not when the code is redeemed: only so
         // is redeeming one statement, and only so does a second redemption
@@ -196,7 +198,7 @@ impl Regrant {
 
         Ok(IssuedCode {
             grant_id: id,
-            code: issued,
+            code: AuthorizationCode::new(code.as_str()),
             expires_in: core.lifetimes.code,
         })
     }
@@ -327,6 +329,8 @@ pub(crate) struct Holder {
     pub(crate) confidential: bool,
     pub(crate) scope: Option<String>,
     pub(crate) resource: Option<String>,
+    /// As in [`Grant::direct_hash`].
+    pub(crate) direct_hash: Option<[u8; 32]>,
 }
 
 /// A grant as it will be stored, with its first pair.
@@ -359,6 +363,7 @@ impl NewGrant {
             generation: 0,
             refresh_hash: pair.refresh_hash,
             previous_hash: None,
+            direct_hash: holder.direct_hash,
             rotated_at: None,
             rotations: Vec::new(),
             access_expires_at,

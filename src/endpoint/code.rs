@@ -35,7 +35,8 @@ use crate::store::Code;
 use crate::store::RevocationReason;
 use crate::store::StoreErrorKind;
 use crate::token;
-use crate::token::CodeClaims;
+use crate::token::Kind;
+use crate::token::SecretClaims;
 
 pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<OwnBody>, OAuthError> {
     let presented = form
@@ -48,7 +49,8 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
     if client_ids.is_empty() {
         return Err(OAuthError::invalid_request("client_id is missing"));
     }
-    let Some(presented) = CodeClaims::verify(presented, &core.keyring, &core.prefixes) else {
+    let verified = SecretClaims::verify(Kind::Code, presented, &core.keyring, &core.prefixes);
+    let Some(presented) = verified else {
         tracing::debug!(
             code = token::fingerprint(presented),
             "a code that we did not issue"
@@ -99,6 +101,7 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
         confidential: deposit.confidential || client.is_some_and(|client| client.is_confidential()),
         scope: deposit.scope.clone(),
         resource: deposit.resource.clone(),
+        direct_hash: None,
     };
     let NewGrant { grant, pair } = NewGrant::of(core, holder, now)?;
     if has_ended(core, &grant).await? {
@@ -123,7 +126,7 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
 
 /// What asks for a code to be redeemed.
 struct Redemption<'a> {
-    presented: CodeClaims,
+    presented: SecretClaims,
     verifier: &'a str,
     client_ids: Vec<Cow<'a, str>>,
 }

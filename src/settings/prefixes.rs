@@ -22,6 +22,8 @@ pub struct TokenPrefixes {
     pub refresh: String,
     /// Of authorization codes.
     pub code: String,
+    /// Of the refresh tokens of repo grants.
+    pub repo_grant: String,
 }
 
 impl TokenPrefixes {
@@ -46,16 +48,25 @@ impl TokenPrefixes {
         self
     }
 
+    /// The prefix of the refresh tokens of repo grants. The default is `ghr_`, as
+    /// GitHub's own have it.
+    #[must_use]
+    pub fn repo_grant(mut self, prefix: impl Into<String>) -> Self {
+        self.repo_grant = prefix.into();
+        self
+    }
+
     pub(crate) fn of(&self, kind: Kind) -> &str {
         match kind {
             Kind::Access => &self.access,
             Kind::Code => &self.code,
+            Kind::Direct => &self.repo_grant,
             Kind::Refresh => &self.refresh,
         }
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let all = [&self.access, &self.refresh, &self.code];
+        let all = [&self.access, &self.refresh, &self.code, &self.repo_grant];
         let is_plain = |prefix: &String| {
             (2..=32).contains(&prefix.len())
                 && prefix
@@ -88,6 +99,7 @@ impl Default for TokenPrefixes {
             access: Kind::Access.label().to_owned(),
             refresh: Kind::Refresh.label().to_owned(),
             code: Kind::Code.label().to_owned(),
+            repo_grant: Kind::Direct.label().to_owned(),
         }
     }
 }

@@ -310,6 +310,35 @@ impl Store for MemoryStore {
         })
     }
 
+    fn slide(&self, id: GrantId, at: SystemTime) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            let Some(grant) = tables.live(id) else {
+                return Ok(false);
+            };
+            grant.last_used_at = grant.last_used_at.max(at);
+            Ok(true)
+        })
+    }
+
+    fn expire_grant(
+        &self,
+        id: GrantId,
+        used_until: SystemTime,
+        at: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.with(|tables| {
+            let idle = tables
+                .live(id)
+                .filter(|grant| grant.last_used_at <= used_until);
+            let Some(grant) = idle else {
+                return Ok(false);
+            };
+            grant.revoked = Some((at, RevocationReason::Expired));
+            grant.upstream_due = Some(at);
+            Ok(true)
+        })
+    }
+
     fn revoke_access(
         &self,
         id: GrantId,

@@ -150,6 +150,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         reason: RevocationReason,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
+    /// Notes a use of a grant that is not revoked, unless a later one is noted.
+    /// `false` if it is revoked or unknown.
+    fn slide(&self, id: GrantId, at: SystemTime) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Ends a grant for good as [`RevocationReason::Expired`], as
+    /// [`revoke_grant`](Self::revoke_grant) does, unless it was used after
+    /// `used_until`. `false` if it was, had ended before or is unknown.
+    fn expire_grant(
+        &self,
+        id: GrantId,
+        used_until: SystemTime,
+        at: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
     /// Ends one access token, named by 24 bytes that begin with its expiry.
     /// Entries below `expired_below`, compared as bytes, may be dropped.
     fn revoke_access(

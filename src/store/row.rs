@@ -37,6 +37,9 @@ pub struct Grant {
     pub refresh_hash: [u8; 32],
     /// SHA-256 of its predecessor's.
     pub previous_hash: Option<[u8; 32]>,
+    /// SHA-256 of the secret of its direct refresh token, which is never
+    /// rotated; `None` if it is not a direct grant.
+    pub direct_hash: Option<[u8; 32]>,
     /// When the predecessor was first rotated away.
     pub rotated_at: Option<SystemTime>,
     /// When the last [`ROTATIONS_KEPT`](super::ROTATIONS_KEPT) generations were
@@ -94,8 +97,12 @@ pub enum RevocationReason {
     CodeReuse,
     /// The user was disconnected from the provider.
     Disconnected,
+    /// It is a direct grant that was not redeemed for too long.
+    Expired,
     /// An operator asked for it.
     Operator,
+    /// It is a direct grant whose provider ended it.
+    Provider,
     /// A refresh token came back that had long been rotated away (RFC 9700 §4.14).
     Reuse,
 }
@@ -107,7 +114,9 @@ impl RevocationReason {
             Self::Client => "client",
             Self::CodeReuse => "code_reuse",
             Self::Disconnected => "disconnected",
+            Self::Expired => "expired",
             Self::Operator => "operator",
+            Self::Provider => "provider",
             Self::Reuse => "reuse",
         }
     }
@@ -118,7 +127,9 @@ impl RevocationReason {
             Self::Client,
             Self::CodeReuse,
             Self::Disconnected,
+            Self::Expired,
             Self::Operator,
+            Self::Provider,
             Self::Reuse,
         ]
         .into_iter()
@@ -389,7 +400,9 @@ mod tests {
             RevocationReason::Client,
             RevocationReason::CodeReuse,
             RevocationReason::Disconnected,
+            RevocationReason::Expired,
             RevocationReason::Operator,
+            RevocationReason::Provider,
             RevocationReason::Reuse,
         ] {
             assert_eq!(RevocationReason::parse(reason.as_str()), Some(reason));

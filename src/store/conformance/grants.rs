@@ -131,3 +131,40 @@ async fn inserted_grant(store: &dyn Store) -> Grant {
     store.insert_grant(grant.clone()).await.unwrap();
     grant
 }
+
+pub(super) async fn a_use_slides_a_living_grant_and_never_back(store: &dyn Store) {
+    let grant = grant();
+    store.insert_grant(grant.clone()).await.unwrap();
+    let later = grant.last_used_at + 2 * MINUTE;
+
+    assert!(store.slide(grant.id, later).await.unwrap());
+    assert!(store.slide(grant.id, later - MINUTE).await.unwrap());
+    let row = store.grant(grant.id).await.unwrap().unwrap();
+    assert_eq!(row.last_used_at, later);
+
+    let reason = RevocationReason::Client;
+    store.revoke_grant(grant.id, later, reason).await.unwrap();
+    assert!(!store.slide(grant.id, later + MINUTE).await.unwrap());
+    let row = store.grant(grant.id).await.unwrap().unwrap();
+    assert_eq!(row.last_used_at, later);
+    assert_eq!(row.revoked, Some((later, reason)));
+}
+
+pub(super) async fn a_grant_expires_only_if_it_was_not_used(store: &dyn Store) {
+    let grant = grant();
+    store.insert_grant(grant.clone()).await.unwrap();
+    let (read, now) = (grant.last_used_at, grant.last_used_at + 2 * MINUTE);
+
+    // Somebody used it after it was read.
+    store.slide(grant.id, read + MINUTE).await.unwrap();
+    assert!(!store.expire_grant(grant.id, read, now).await.unwrap());
+    let row = store.grant(grant.id).await.unwrap().unwrap();
+    assert_eq!((row.revoked, row.upstream_due), (None, None));
+
+    let expire = |at| store.expire_grant(grant.id, read + MINUTE, at);
+    assert!(expire(now).await.unwrap());
+    assert!(!expire(now + MINUTE).await.unwrap(), "the first one stays");
+    let row = store.grant(grant.id).await.unwrap().unwrap();
+    assert_eq!(row.revoked, Some((now, RevocationReason::Expired)));
+    assert_eq!(row.upstream_due, Some(now));
+}

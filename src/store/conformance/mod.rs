@@ -62,6 +62,8 @@ pub async fn check(store: Arc<dyn Store>) {
     grants::replays_are_counted_up_to_the_cap(&*store).await;
     grants::revocation_is_final(&*store).await;
     grants::single_access_tokens_are_revoked(&*store).await;
+    grants::a_use_slides_a_living_grant_and_never_back(&*store).await;
+    grants::a_grant_expires_only_if_it_was_not_used(&*store).await;
     revocations::a_credential_is_attached_in_place_of_the_one_of_its_provider(&*store).await;
     revocations::an_upstream_revocation_is_due_until_it_is_finished(&*store).await;
     revocations::of_many_takers_at_once_exactly_one_wins(&store).await;
@@ -98,6 +100,7 @@ async fn rows_are_read_back_as_written(store: &dyn Store) {
     grant.client_id = Some("client".to_owned());
     grant.revoked_access = vec![[9; 24], [8; 24]];
     grant.previous_hash = Some([3; 32]);
+    grant.direct_hash = Some([4; 32]);
     grant.revoked = Some((grant.created_at, RevocationReason::Reuse));
     grant.upstream_due = Some(grant.created_at);
     grant.credentials = vec![held("a"), held("b"), held("c")];
@@ -158,6 +161,8 @@ async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
         .revoke_grant(id, now, RevocationReason::Operator)
         .await;
     assert!(!revoked.unwrap());
+    assert!(!store.slide(id, now).await.unwrap());
+    assert!(!store.expire_grant(id, now, now).await.unwrap());
     assert!(!store.attach(id, held("provider")).await.unwrap());
     assert!(store.take_revocation(id, now, now).await.unwrap().is_none());
     store.finish_revocation(id).await.unwrap();
@@ -221,6 +226,7 @@ fn grant() -> Grant {
         generation: 0,
         refresh_hash: [2; 32],
         previous_hash: None,
+        direct_hash: None,
         rotated_at: None,
         rotations: Vec::new(),
         access_expires_at: noon() + MINUTE,

@@ -36,9 +36,9 @@ pub(super) async fn insert_grant(
              resource, salt, key_id, generation, refresh_hash, previous_hash,
              rotated_at, access_expires_at, replays, acknowledged, created_at,
              last_used_at, revoked_access, revoked_at, revoked_reason, further_credentials,
-             further_providers, confidential, upstream_due, rotations)
+             further_providers, confidential, upstream_due, rotations, direct_hash)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)
+             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)
          ON CONFLICT (id) DO NOTHING RETURNING id",
             &[
                 (&Uuid(*grant.id.as_bytes()), Type::UUID),
@@ -77,6 +77,10 @@ pub(super) async fn insert_grant(
                 (&grant.confidential, Type::BOOL),
                 (&grant.upstream_due, Type::TIMESTAMPTZ),
                 (&grant.rotations, Type::TIMESTAMPTZ_ARRAY),
+                (
+                    &grant.direct_hash.as_ref().map(<[u8; 32]>::as_slice),
+                    Type::BYTEA,
+                ),
             ],
         )
         .await
@@ -220,6 +224,47 @@ pub(super) async fn revoke_grant(
         )
         .await?;
     Ok(revoked.is_some())
+}
+
+pub(super) async fn slide(
+    connections: &Connections,
+    id: GrantId,
+    at: SystemTime,
+) -> Result<bool, StoreError> {
+    let slid = connections
+        .row(
+            "UPDATE grants SET last_used_at = GREATEST(last_used_at, $2)
+         WHERE id = $1 AND revoked_at IS NULL
+         RETURNING id",
+            &[
+                (&Uuid(*id.as_bytes()), Type::UUID),
+                (&at, Type::TIMESTAMPTZ),
+            ],
+        )
+        .await?;
+    Ok(slid.is_some())
+}
+
+pub(super) async fn expire_grant(
+    connections: &Connections,
+    id: GrantId,
+    used_until: SystemTime,
+    at: SystemTime,
+) -> Result<bool, StoreError> {
+    let expired = connections
+        .row(
+            "UPDATE grants SET revoked_at = $3, revoked_reason = $4, upstream_due = $3
+         WHERE id = $1 AND last_used_at <= $2 AND revoked_at IS NULL
+         RETURNING id",
+            &[
+                (&Uuid(*id.as_bytes()), Type::UUID),
+                (&used_until, Type::TIMESTAMPTZ),
+                (&at, Type::TIMESTAMPTZ),
+                (&RevocationReason::Expired.as_str(), Type::TEXT),
+            ],
+        )
+        .await?;
+    Ok(expired.is_some())
 }
 
 pub(super) async fn revoke_access(

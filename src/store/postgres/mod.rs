@@ -194,6 +194,19 @@ impl Store for PostgresStore {
         grants::revoke_grant(&self.connections, id, at, reason).boxed()
     }
 
+    fn slide(&self, id: GrantId, at: SystemTime) -> BoxFuture<'_, Result<bool, StoreError>> {
+        grants::slide(&self.connections, id, at).boxed()
+    }
+
+    fn expire_grant(
+        &self,
+        id: GrantId,
+        used_until: SystemTime,
+        at: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        grants::expire_grant(&self.connections, id, used_until, at).boxed()
+    }
+
     fn revoke_access(
         &self,
         id: GrantId,

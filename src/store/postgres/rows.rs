@@ -57,6 +57,9 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
         previous_hash: get::<Option<&[u8]>>(row, "previous_hash")?
             .map(array)
             .transpose()?,
+        direct_hash: get::<Option<&[u8]>>(row, "direct_hash")?
+            .map(array)
+            .transpose()?,
         rotated_at: get(row, "rotated_at")?,
         rotations: get(row, "rotations")?,
         access_expires_at: get(row, "access_expires_at")?,

@@ -261,6 +261,19 @@ impl Store for Reached {
         self.0.truth.store.count_replay(id, generation, cap, at)
     }
 
+    fn slide(&self, id: GrantId, at: SystemTime) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.0.truth.store.slide(id, at)
+    }
+
+    fn expire_grant(
+        &self,
+        id: GrantId,
+        used_until: SystemTime,
+        at: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.0.truth.store.expire_grant(id, used_until, at)
+    }
+
     fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>> {
         self.0.truth.store.acknowledge(id, generation)
     }

@@ -210,6 +210,19 @@ impl Store for FlakyStore {
         )
     }
 
+    fn slide(&self, id: GrantId, at: SystemTime) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async move { self.inner.slide(id, at).await }.boxed())
+    }
+
+    fn expire_grant(
+        &self,
+        id: GrantId,
+        used_until: SystemTime,
+        at: SystemTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.unless_down(async move { self.inner.expire_grant(id, used_until, at).await }.boxed())
+    }
+
     fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>> {
         self.unless_down(async move { self.inner.acknowledge(id, generation).await }.boxed())
     }

@@ -1,4 +1,5 @@
-//! Authorization codes: good for one grant, once.
+//! Tokens that are a secret and nothing more: authorization codes, and the
+//! refresh tokens of direct grants, which are never rotated.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use sha2::Digest as _;
@@ -17,20 +18,25 @@ use crate::seal::Keyring;
 use crate::seal::KeyringError;
 use crate::seal::SealError;
 use crate::seal::random_bytes;
-use crate::secret::AuthorizationCode;
 use crate::settings::TokenPrefixes;
 
-/// A code whose tag was right.
-pub(crate) struct CodeClaims {
-    /// Of the code, and of the grant that it becomes.
+/// A token whose tag was right. Whether it still counts, the row says.
+pub(crate) struct SecretClaims {
+    /// Of its grant; of a code, the grant that it becomes.
     pub(crate) id: GrantId,
     secret: Zeroizing<[u8; 32]>,
 }
 
-impl CodeClaims {
-    /// Refuses whatever this keyring did not issue, in constant time.
-    pub(crate) fn verify(code: &str, keyring: &Keyring, prefixes: &TokenPrefixes) -> Option<Self> {
-        let (id, payload) = untagged::<PAYLOAD>(Kind::Code, prefixes, code, keyring)?;
+impl SecretClaims {
+    /// Refuses whatever this keyring did not issue as this kind, in constant
+    /// time.
+    pub(crate) fn verify(
+        kind: Kind,
+        token: &str,
+        keyring: &Keyring,
+        prefixes: &TokenPrefixes,
+    ) -> Option<Self> {
+        let (id, payload) = untagged::<PAYLOAD>(kind, prefixes, token, keyring)?;
         let mut reader = Reader(payload.as_slice());
         reader.header()?;
 
@@ -46,18 +52,19 @@ impl CodeClaims {
     }
 }
 
-/// A random code for this grant, and what the row must hold of it.
-pub(crate) fn issue_code(
+/// A random token for this grant, and what the row must hold of it.
+pub(crate) fn issue_secret(
+    kind: Kind,
     key: &Key,
     prefixes: &TokenPrefixes,
     id: GrantId,
-) -> Result<(AuthorizationCode, [u8; 32]), SealError> {
+) -> Result<(Zeroizing<String>, [u8; 32]), SealError> {
     let random = |_error: KeyringError| SealError::Crypto;
     let secret = Zeroizing::new(random_bytes::<32>().map_err(random)?);
     let hash = Sha256::digest(secret.as_slice()).into();
-    let code = tagged(Kind::Code, prefixes, key, id, &[secret.as_slice()]);
+    let token = tagged(kind, prefixes, key, id, &[secret.as_slice()]);
 
-    Ok((AuthorizationCode::new(code), hash))
+    Ok((Zeroizing::new(token), hash))
 }
 
 const PAYLOAD: usize = HEADER_BYTES + 32 + TAG_BYTES;
