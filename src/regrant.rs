@@ -34,6 +34,7 @@ use crate::resource;
 use crate::revocation;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
+use crate::settings::RepoGrantPolicy;
 use crate::settings::Timings;
 use crate::settings::TokenPrefixes;
 use crate::state::Core;
@@ -90,6 +91,7 @@ impl Regrant {
             rotation: RotationPolicy::default(),
             cached_grants: DEFAULT_CACHED_GRANTS,
             advertised: Advertised::default(),
+            repo_grants: None,
             jitter_seed: None,
         }
     }
@@ -172,6 +174,7 @@ pub struct RegrantBuilder {
     rotation: RotationPolicy,
     cached_grants: usize,
     advertised: Advertised,
+    repo_grants: Option<RepoGrantPolicy>,
     jitter_seed: Option<u64>,
 }
 
@@ -299,7 +302,12 @@ impl RegrantBuilder {
         }
         check_keys(&*self.store, &self.keyring).await?;
 
+        let turns = self.providers.iter().filter_map(|(name, provider)| {
+            let count = provider.concurrency();
+            (count < Semaphore::MAX_PERMITS).then(|| (name.clone(), Semaphore::new(count.max(1))))
+        });
         let core = Arc::new(Core {
+            turns: turns.collect(),
             public_url,
             store: self.store,
             refusals: Refusals::new(&self.clock),
@@ -321,6 +329,7 @@ impl RegrantBuilder {
             tasks: TaskTracker::new(),
             resources: Mutex::new(Vec::new()),
             advertised: self.advertised,
+            repo_grants: self.repo_grants,
         });
         revocation::watch(&core);
         Ok(Regrant { core })

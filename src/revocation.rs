@@ -219,9 +219,9 @@ impl<'a> Ending<'a> {
             self.undo(&row, &snapshot, &spendable).await?;
             return Ok(fate);
         }
-        let snapshot = snapshot.ended();
-        self.core.cache.credential(row.id, &row.provider, snapshot);
-        Ok(self.ask(&**provider, &spendable).await)
+        let ended = snapshot.clone().ended();
+        self.core.cache.credential(row.id, &row.provider, ended);
+        Ok(self.ask(&**provider, &snapshot, &spendable).await)
     }
 
     /// Writes down that the credential has ended. If it has not, what to do.
@@ -256,6 +256,11 @@ impl<'a> Ending<'a> {
     /// Whether a login may have brought these tokens that has not stored its
     /// grant yet. Those that came with our own grant are none.
     fn may_be_a_new_login(&self, row: &Credential) -> bool {
+        // Nobody logs in to the credential of a direct grant: it is the grant's
+        // alone.
+        if self.grant.direct_hash.is_some() {
+            return false;
+        }
         let (came_at, now) = (row.refreshed_at, self.core.clock.now());
         let is_within = |one: SystemTime, other: SystemTime| {
             one.duration_since(other)
@@ -294,9 +299,15 @@ impl<'a> Ending<'a> {
         Ok(())
     }
 
-    async fn ask(&self, provider: &dyn Provider, spendable: &Spendable) -> Fate {
-        let request = RevocationRequest::new(&spendable.refresh_token);
-        let request = request.tenant(spendable.tenant.as_deref());
+    async fn ask(
+        &self,
+        provider: &dyn Provider,
+        snapshot: &Snapshot,
+        spendable: &Spendable,
+    ) -> Fate {
+        let request = RevocationRequest::new(&spendable.refresh_token)
+            .access_token(Some(&snapshot.access_token))
+            .tenant(spendable.tenant.as_deref());
         let (begun, limit) = (Instant::now(), self.core.timings.provider_timeout);
         let asked = AssertUnwindSafe(async { provider.revoke(request).await }).catch_unwind();
         let asked = tokio::time::timeout(limit, asked).await;

@@ -30,8 +30,10 @@ use crate::refusals::Refusals;
 use crate::revocation;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
+use crate::settings::RepoGrantPolicy;
 use crate::settings::Timings;
 use crate::settings::TokenPrefixes;
+use crate::store::Grant;
 use crate::store::RevocationReason;
 use crate::store::RotationPolicy;
 use crate::store::Store;
@@ -45,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) keyring: Keyring,
     pub(crate) providers: BTreeMap<Box<str>, Arc<dyn Provider>>,
+    /// How many more may ask a provider at once, where that is limited.
+    pub(crate) turns: BTreeMap<Box<str>, Semaphore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) audit: Arc<dyn Audit>,
     pub(crate) lifetimes: Lifetimes,
@@ -68,6 +72,8 @@ pub(crate) struct Core {
     /// The resources that layers protect.
     pub(crate) resources: Mutex<Vec<Resource>>,
     pub(crate) advertised: Advertised,
+    /// `None`: there are no repo grants.
+    pub(crate) repo_grants: Option<RepoGrantPolicy>,
 }
 
 /// A protected resource, for its metadata.
@@ -105,11 +111,31 @@ impl Core {
         // Also when the write failed: it may have gone through unnoticed.
         self.cache.forget(id);
         if matches!(revoked, Ok(true)) {
-            self.refusals.note_revoked(id);
-            self.audit(AuditKind::GrantRevoked { reason }, whose);
-            revocation::begin(self, id);
+            self.note_end(whose, reason);
         }
         revoked
+    }
+
+    /// Ends a direct grant that was not redeemed for too long. `false` if it was
+    /// after all.
+    pub(crate) async fn expire_grant(self: &Arc<Self>, grant: &Grant) -> Result<bool, StoreError> {
+        let (id, used_until) = (grant.id, grant.last_used_at);
+        let expired = self
+            .store
+            .expire_grant(id, used_until, self.clock.now())
+            .await;
+        self.cache.forget(id);
+        if matches!(expired, Ok(true)) {
+            self.note_end(grant.into(), RevocationReason::Expired);
+        }
+        expired
+    }
+
+    fn note_end(self: &Arc<Self>, whose: Whose, reason: RevocationReason) {
+        let id = whose.grant;
+        self.refusals.note_revoked(id);
+        self.audit(AuditKind::GrantRevoked { reason }, whose);
+        revocation::begin(self, id);
     }
 
     /// Records what happened to a grant.

@@ -58,6 +58,12 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
         &'a self,
         request: RevocationRequest<'a>,
     ) -> BoxFuture<'a, Result<(), ProviderError>>;
+
+    /// How many refreshes it takes at a time from one process; further ones wait
+    /// for their turn before they begin. The default is as many as there are.
+    fn concurrency(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// A request for a new access token (RFC 6749 §6).
@@ -110,6 +116,9 @@ impl<'a> RefreshRequest<'a> {
 pub struct RevocationRequest<'a> {
     /// The token whose login is to end.
     pub refresh_token: &'a UpstreamRefreshToken,
+    /// The newest access token of that login, for providers that end each by
+    /// itself.
+    pub access_token: Option<&'a UpstreamAccessToken>,
     /// The user's tenant at the provider, where each has a host of its own.
     pub tenant: Option<&'a str>,
 }
@@ -119,8 +128,16 @@ impl<'a> RevocationRequest<'a> {
     pub fn new(refresh_token: &'a UpstreamRefreshToken) -> Self {
         Self {
             refresh_token,
+            access_token: None,
             tenant: None,
         }
+    }
+
+    /// The newest access token of the login. The default is none.
+    #[must_use]
+    pub fn access_token(mut self, token: Option<&'a UpstreamAccessToken>) -> Self {
+        self.access_token = token;
+        self
     }
 
     /// The user's tenant at the provider. The default is none.

@@ -10,7 +10,7 @@
 //! Before the claim, in this order: the provider ended it; it is good enough
 //! already; a newer pair is still on its way to the store; there is no refresh
 //! token; somebody asked to be left alone; the upstream's word was followed a
-//! moment ago; the provider itself is in trouble.
+//! moment ago; the provider takes no more at a time; it is in trouble itself.
 //!
 //! A lease is the written intent to spend. Who finds one that ran out unsettled
 //! does not know whether the token is spent: it says so in the row, leaves time
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::Want;
@@ -47,15 +48,21 @@ pub(super) struct Attempt {
     /// Claims again what it claimed without hearing so; `None` once the token
     /// may have been sent under it.
     pub(super) holder: Option<LeaseHolder>,
+    /// The provider has been asked.
+    pub(super) has_asked: bool,
+    deadline: Instant,
 }
 
 impl Attempt {
     pub(super) fn new(core: Arc<Core>, cell: Arc<Cell>, want: Want) -> Self {
+        let deadline = Instant::now() + core.timings.wait_budget;
         Self {
             core,
             cell,
             want,
             holder: None,
+            has_asked: false,
+            deadline,
         }
     }
 
@@ -65,7 +72,6 @@ impl Attempt {
         fields(provider = &*self.cell.provider, credential = %self.cell.id)
     )]
     pub(super) async fn run(mut self) -> Outcome {
-        let deadline = Instant::now() + self.core.timings.wait_budget;
         let mut pause = FIRST_PAUSE;
         loop {
             let (wait, error) = match self.step().await {
@@ -91,7 +97,8 @@ impl Attempt {
             let Some(wait) = wait else {
                 return Err(error);
             };
-            if Instant::now() + wait >= deadline {
+            let is_over = self.has_asked && self.want.asks_once();
+            if is_over || Instant::now() + wait >= self.deadline {
                 return Err(error.with_retry_after(Some(wait)));
             }
             // Not for longer: it may be there before that, from elsewhere.
@@ -122,23 +129,21 @@ impl Attempt {
 
         let core = Arc::clone(&self.core);
         let provider = Arc::clone(core.provider(&row.provider)?);
-        let permit =
-            match core
-                .breakers
-                .admit(&row.provider, spendable.tenant.as_deref(), row.id, now)
-            {
-                Ok(permit) => permit,
-                Err(Open { wait, kind }) if kind == RefreshErrorKind::Misconfigured => {
-                    // Only the operator can help: nobody needs to wait for that.
-                    return Err(RefreshError::from(kind).with_retry_after(Some(wait)));
-                }
-                Err(Open { wait, kind }) => {
-                    return Ok(Step::Wait {
-                        at_least: wait,
-                        error: kind.into(),
-                    });
-                }
-            };
+        let _turn = self.turn(&core, &row.provider).await?;
+        let (tenant, now) = (spendable.tenant.as_deref(), core.clock.now());
+        let permit = match core.breakers.admit(&row.provider, tenant, row.id, now) {
+            Ok(permit) => permit,
+            Err(Open { wait, kind }) if kind == RefreshErrorKind::Misconfigured => {
+                // Only the operator can help: nobody needs to wait for that.
+                return Err(RefreshError::from(kind).with_retry_after(Some(wait)));
+            }
+            Err(Open { wait, kind }) => {
+                return Ok(Step::Wait {
+                    at_least: wait,
+                    error: kind.into(),
+                });
+            }
+        };
         let holder = match self.holder {
             Some(holder) => holder,
             None => *self.holder.insert(holder()?),
@@ -173,6 +178,21 @@ impl Attempt {
         }
     }
 
+    /// The right to be one of those that ask this provider at a time.
+    async fn turn<'a>(
+        &self,
+        core: &'a Core,
+        provider: &str,
+    ) -> Result<Option<SemaphorePermit<'a>>, RefreshError> {
+        let Some(turns) = core.turns.get(provider) else {
+            return Ok(None);
+        };
+        let turn = tokio::time::timeout_at(self.deadline, turns.acquire()).await;
+        turn.map_err(|elapsed| RefreshError::new(RefreshErrorKind::Provider, elapsed))?
+            .map(Some)
+            .map_err(|closed| RefreshError::new(RefreshErrorKind::Provider, closed))
+    }
+
     /// What there is to do if the provider is not to be asked; `None` if it is.
     fn without_asking(
         &self,
@@ -199,7 +219,9 @@ impl Attempt {
         let is_unsupported = self.cell.is_unsupported(row.generation);
         if !is_refreshable || (is_unsupported && current.is_unexpired(now)) {
             return match self.want {
-                Want::NewerThan(_) => Err(RefreshErrorKind::NotRefreshable.into()),
+                Want::NewerThan(_) | Want::Another(_) => {
+                    Err(RefreshErrorKind::NotRefreshable.into())
+                }
                 Want::Early | Want::Usable if current.is_unexpired(now) => {
                     Ok(Some(Step::Done(Arc::clone(current))))
                 }

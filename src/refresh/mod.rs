@@ -46,6 +46,9 @@ pub(crate) enum Want {
     Usable,
     /// One newer than this generation, which the upstream refused.
     NewerThan(u64),
+    /// One newer than this generation, whatever that is still worth; the
+    /// provider is asked at most once.
+    Another(u64),
 }
 
 impl Want {
@@ -54,11 +57,19 @@ impl Want {
         matches!(self, Self::NewerThan(_))
     }
 
+    /// Whether the provider's first word is the answer: its client would rather
+    /// ask again than wait.
+    fn asks_once(self) -> bool {
+        matches!(self, Self::Another(_))
+    }
+
     /// Whether this one, which will not live long, will do if there is trouble.
     fn can_do_with(self, snapshot: &Snapshot, now: SystemTime) -> bool {
         let is_other = match self {
             Self::Early | Self::Usable => true,
-            Self::NewerThan(generation) => snapshot.generation > generation,
+            Self::NewerThan(generation) | Self::Another(generation) => {
+                snapshot.generation > generation
+            }
         };
         is_other && snapshot.is_unexpired(now)
     }
@@ -68,12 +79,16 @@ impl Want {
     fn concerns(self, other: Self, outcome: &Outcome) -> bool {
         match (self, other, outcome) {
             (_, _, Err(error)) if error.kind() == RefreshErrorKind::Terminal => true,
-            (_, Self::NewerThan(generation), Ok(snapshot)) => snapshot.generation > generation,
+            (_, Self::NewerThan(generation) | Self::Another(generation), Ok(snapshot)) => {
+                snapshot.generation > generation
+            }
+            // Who asks once and has failed concerns those who ask once.
+            (Self::Another(_), Self::Another(_), Err(_)) => true,
             // The early one stops at the first obstacle. And that the upstream
             // refused a token does not concern somebody whose token is good.
             (Self::Early, Self::Usable, Ok(_))
-            | (Self::Early, _, Err(_))
-            | (Self::NewerThan(_), Self::Usable | Self::Early, Err(_)) => false,
+            | (Self::Early | Self::Another(_), _, Err(_))
+            | (Self::NewerThan(_), Self::Usable | Self::Early | Self::Another(_), Err(_)) => false,
             _ => true,
         }
     }
@@ -82,7 +97,7 @@ impl Want {
         match self {
             Self::Early => snapshot.is_usable(now) && !snapshot.is_due(now),
             Self::Usable => snapshot.is_usable(now),
-            Self::NewerThan(generation) => {
+            Self::NewerThan(generation) | Self::Another(generation) => {
                 snapshot.generation > generation && snapshot.is_usable(now)
             }
         }

@@ -95,7 +95,7 @@ impl Attempt {
                 error: RefreshError::new(RefreshErrorKind::Store, "the store is too slow"),
             });
         }
-        self.holder = None;
+        (self.holder, self.has_asked) = (None, true);
         // The lifetime in the answer counts from when it was made (RFC 6749
         // §5.1), which may be long before it is here.
         let asked_at = self.core.clock.now();
