@@ -129,6 +129,9 @@ pub enum AuditKind {
     CodeReused,
     /// A login became a grant.
     GrantIssued,
+    /// A direct grant was redeemed: its client was given an upstream access
+    /// token.
+    GrantRedeemed,
     /// A grant has ended.
     #[non_exhaustive]
     GrantRevoked {
@@ -168,6 +171,7 @@ impl AuditKind {
             Self::CodeRedeemed => "code_redeemed",
             Self::CodeReused => "code_reused",
             Self::GrantIssued => "grant_issued",
+            Self::GrantRedeemed => "grant_redeemed",
             Self::GrantRevoked { .. } => "grant_revoked",
             Self::TokenReused { .. } => "token_reused",
             Self::UpstreamRevoked { .. } => "upstream_revoked",
@@ -248,7 +252,8 @@ impl Audit for Tracing {
             | AuditKind::ClientAuthenticationFailed
             | AuditKind::CodeRedeemed
             | AuditKind::CodeReused
-            | AuditKind::GrantIssued => {}
+            | AuditKind::GrantIssued
+            | AuditKind::GrantRedeemed => {}
         }
         // A macro, because the level of an event must be a constant.
         macro_rules! log {

@@ -1,5 +1,7 @@
 //! OAuth errors (RFC 6749 §5.2), one place for status, code and words.
 
+use std::time::Duration;
+
 use http::HeaderValue;
 use http::Response;
 use http::StatusCode;
@@ -22,6 +24,8 @@ pub(super) struct OAuthError {
     status: StatusCode,
     code: &'static str,
     description: &'static str,
+    /// Of a 503.
+    retry_after: Duration,
 }
 
 impl OAuthError {
@@ -41,12 +45,29 @@ impl OAuthError {
         )
     }
 
+    /// At an endpoint that takes nothing else.
+    pub(super) fn not_a_refresh() -> Self {
+        Self {
+            description: "grant_type must be refresh_token",
+            ..Self::unsupported_grant_type()
+        }
+    }
+
     /// RFC 6749 §5.2.
     pub(super) fn invalid_client() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "invalid_client",
             "client authentication failed",
+        )
+    }
+
+    /// Of a public client, which has nothing to authenticate with.
+    pub(super) fn wrong_client() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_client",
+            "the client_id is not the one that the token was issued to",
         )
     }
 
@@ -125,7 +146,13 @@ impl OAuthError {
             status,
             code,
             description,
+            retry_after: DEFAULT_RETRY_AFTER,
         }
+    }
+
+    fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait.unwrap_or(self.retry_after).max(DEFAULT_RETRY_AFTER);
+        self
     }
 
     pub(super) fn into_response(self) -> Response<OwnBody> {
@@ -134,7 +161,7 @@ impl OAuthError {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                .insert(RETRY_AFTER, self.retry_after.as_secs().into());
         }
         // Required of a 401 (RFC 9110 §15.5.2).
         if self.status == StatusCode::UNAUTHORIZED {
@@ -187,6 +214,9 @@ impl From<RefreshError> for OAuthError {
         if error.kind() == RefreshErrorKind::Terminal {
             return Self::invalid_grant("the upstream login has ended");
         }
-        Self::unavailable("the login cannot be read at the moment")
+        Self::unavailable("the login cannot be used at the moment")
+            .with_retry_after(error.retry_after())
     }
 }
+
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);

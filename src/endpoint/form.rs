@@ -75,15 +75,16 @@ where
     B::Error: Into<BoxError>,
 {
     let (head, body) = request.into_parts();
-    if !is_form(&head.headers) {
-        return Err(OAuthError::invalid_request(
-            "Content-Type must be application/x-www-form-urlencoded",
-        ));
-    }
     let body = pin!(body);
     let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body, BODY_LIMIT))
         .await
         .map_err(|_elapsed| OAuthError::too_slow())??;
+    // Where nothing is sent, nobody says what it is.
+    if !bytes.is_empty() && !is_form(&head.headers) {
+        return Err(OAuthError::invalid_request(
+            "Content-Type must be application/x-www-form-urlencoded",
+        ));
+    }
 
     Ok(Form {
         parameters: parse(&bytes)?,

@@ -7,8 +7,11 @@
 //! | `/oauth/introspect` | POST | tell a resource server of a token (RFC 7662), if switched on |
 //! | `/.well-known/oauth-authorization-server` | GET | metadata (RFC 8414) |
 //! | `/.well-known/oauth-protected-resource` | GET | metadata (RFC 9728) |
+//! | `/repo-grant/token` | POST | redeem a repo grant, if there are any |
+//! | `/repo-grant/revoke` | POST | end a repo grant (RFC 7009) |
 //!
-//! They never call a provider and do not depend on the upstream. Every answer
+//! They never call a provider and do not depend on the upstream, but for the one
+//! that redeems repo grants: minting is what that is for. Every answer
 //! is JSON, errors and panics included: some clients take anything else for the
 //! end of a login.
 
@@ -20,6 +23,7 @@ mod introspect;
 pub(crate) mod metadata;
 mod presented;
 mod refresh;
+mod repo_grant;
 mod revoke;
 mod token;
 
@@ -171,6 +175,8 @@ where
         Endpoint::Token => token::token(core, form::read(request).await?).await,
         Endpoint::Revoke => revoke::revoke(core, form::read(request).await?).await,
         Endpoint::Introspect => introspect::introspect(core, form::read(request).await?).await,
+        Endpoint::RepoGrantToken => repo_grant::redeem(core, form::read(request).await?).await,
+        Endpoint::RepoGrantRevoke => repo_grant::revoke(core, form::read(request).await?).await,
         Endpoint::ServerMetadata => {
             let metadata = metadata::server(core);
             Ok(metadata::respond(&metadata, request.headers(), is_head))
@@ -186,6 +192,8 @@ enum Endpoint {
     Token,
     Revoke,
     Introspect,
+    RepoGrantToken,
+    RepoGrantRevoke,
     ServerMetadata,
     ResourceMetadata(Resource),
 }
@@ -199,6 +207,9 @@ impl Endpoint {
             "/oauth/token" | "/token" => Some(Self::Token),
             "/oauth/revoke" => Some(Self::Revoke),
             "/oauth/introspect" if core.advertised.introspection => Some(Self::Introspect),
+            // Not below `/oauth`, which is the gateway's own.
+            "/repo-grant/token" if core.repo_grants.is_some() => Some(Self::RepoGrantToken),
+            "/repo-grant/revoke" if core.repo_grants.is_some() => Some(Self::RepoGrantRevoke),
             _ => {
                 // Both forms of RFC 8414 §3.1: with the issuer's path behind
                 // the well-known one, and the plain one behind a proxy that
@@ -216,7 +227,11 @@ impl Endpoint {
 
     fn allows(&self, method: &Method) -> bool {
         match self {
-            Self::Token | Self::Revoke | Self::Introspect => *method == Method::POST,
+            Self::Token
+            | Self::Revoke
+            | Self::Introspect
+            | Self::RepoGrantToken
+            | Self::RepoGrantRevoke => *method == Method::POST,
             Self::ServerMetadata | Self::ResourceMetadata(_) => {
                 *method == Method::GET || *method == Method::HEAD
             }
@@ -225,7 +240,11 @@ impl Endpoint {
 
     fn allowed(&self) -> HeaderValue {
         match self {
-            Self::Token | Self::Revoke | Self::Introspect => HeaderValue::from_static("POST"),
+            Self::Token
+            | Self::Revoke
+            | Self::Introspect
+            | Self::RepoGrantToken
+            | Self::RepoGrantRevoke => HeaderValue::from_static("POST"),
             Self::ServerMetadata | Self::ResourceMetadata(_) => {
                 HeaderValue::from_static("GET, HEAD")
             }

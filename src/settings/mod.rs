@@ -2,12 +2,14 @@
 //! token prefixes.
 
 mod prefixes;
+mod repo_grants;
 
 use std::ops::Range;
 use std::time::Duration;
 use std::time::SystemTime;
 
 pub use self::prefixes::TokenPrefixes;
+pub use self::repo_grants::RepoGrantPolicy;
 use crate::error::ConfigError;
 
 /// How long the gateway's own tokens live.
