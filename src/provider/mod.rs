@@ -118,6 +118,9 @@ impl<'a> RefreshRequest<'a> {
 pub struct RevocationRequest<'a> {
     /// The token whose login is to end.
     pub refresh_token: &'a UpstreamRefreshToken,
+    /// The access token of the login, where it is known: some providers end
+    /// that and nothing else.
+    pub access_token: Option<&'a UpstreamAccessToken>,
     /// The user's tenant at the provider, where each has a host of its own.
     pub tenant: Option<&'a str>,
 }
@@ -127,8 +130,16 @@ impl<'a> RevocationRequest<'a> {
     pub fn new(refresh_token: &'a UpstreamRefreshToken) -> Self {
         Self {
             refresh_token,
+            access_token: None,
             tenant: None,
         }
+    }
+
+    /// The access token of the login. The default is none.
+    #[must_use]
+    pub fn access_token(mut self, token: Option<&'a UpstreamAccessToken>) -> Self {
+        self.access_token = token;
+        self
     }
 
     /// The user's tenant at the provider. The default is none.
