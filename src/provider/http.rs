@@ -144,7 +144,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Some answers hold the rights of a user one by one. A larger one costs a login.
 const RESPONSE_LIMIT: usize = 1024 * 1024;
 /// Who waits decides how much of it; this only fits every clock.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 pub(super) const USER_AGENT: &str = concat!("regrant/", env!("CARGO_PKG_VERSION"));
 
 #[cfg(test)]

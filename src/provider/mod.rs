@@ -14,7 +14,10 @@
 //!
 //! [`OAuth2Provider`](oauth2::OAuth2Provider) (feature `reqwest`) speaks to any
 //! RFC 6749 token endpoint; [`presets`] know how some providers deviate.
+//! [`GitHubApp`](github::GitHubApp) mints the tokens of a GitHub App.
 
+#[cfg(feature = "reqwest")]
+pub mod github;
 #[cfg(feature = "reqwest")]
 mod http;
 mod jwt;
