@@ -14,12 +14,23 @@
 //!
 //! [`OAuth2Provider`](oauth2::OAuth2Provider) (feature `reqwest`) speaks to any
 //! RFC 6749 token endpoint; [`presets`] know how some providers deviate.
+//! [`GitHubApp`](github::GitHubApp) mints the tokens of a GitHub App.
 
+#[cfg(feature = "reqwest")]
+pub mod github;
+#[cfg(feature = "reqwest")]
+mod http;
 mod jwt;
 #[cfg(feature = "reqwest")]
 pub mod oauth2;
 #[cfg(feature = "reqwest")]
 pub mod presets;
+#[cfg(feature = "reqwest")]
+mod resolver;
+#[cfg(feature = "reqwest")]
+mod signature;
+#[cfg(feature = "reqwest")]
+mod url;
 
 use std::error::Error;
 use std::fmt;

@@ -10,9 +10,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::EncodingKey;
 use jsonwebtoken::Header;
-use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
 use serde_json::json;
 
+use super::super::signature::signed;
 use crate::BoxError;
 use crate::clock::Clock as _;
 use crate::clock::SystemClock;
@@ -171,17 +171,7 @@ impl Signer {
             "iat": now,
             "exp": now + LIFETIME.as_secs(),
         });
-        let message = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header)?),
-            URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims)?),
-        );
-        // Not `jsonwebtoken::encode`: its process-wide default panics where the
-        // gateway has another crate switch on a second backend.
-        let signer = (DEFAULT_PROVIDER.signer_factory)(&algorithm, &self.key)?;
-        let signature = signer.try_sign(message.as_bytes())?;
-
-        Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
+        signed(&header, &claims, &self.key)
     }
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 use reqwest::Client;
 use reqwest::dns::Resolve;
 
+use super::super::http;
+use super::super::http::Reach;
+use super::super::url::shown;
 use super::OAuth2Provider;
 use super::authentication::Authenticator;
 use super::authentication::ClientAuthentication;
 use super::endpoint::Endpoint;
 use super::endpoint::Endpoints;
-use super::endpoint::shown;
-use super::http;
-use super::http::Reach;
 use super::request::Leg;
 use super::request::RequestShape;
 use super::response::ResponseShape;
@@ -224,7 +224,7 @@ impl OAuth2ProviderBuilder {
             is_this_machine: is_this_machine || endpoints.iter().any(Endpoint::is_plain),
             tenant_domains: domains.map(str::to_owned).collect(),
         };
-        http::client(start, self.timeout, resolver, reach)
+        http::client(start, self.timeout, IDLE_TIMEOUT, resolver, reach)
     }
 
     pub(super) fn assemble(
@@ -299,6 +299,9 @@ impl fmt::Debug for OAuth2ProviderBuilder {
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that closes an idle connection just when we write to it leaves us
+/// guessing whether it read the refresh token.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {

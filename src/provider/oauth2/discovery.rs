@@ -17,14 +17,14 @@ use reqwest::header::ACCEPT;
 use reqwest::header::ACCEPT_ENCODING;
 use serde_json::Value;
 
+use super::super::http::collect;
+use super::super::resolver::is_public;
+use super::super::url::is_loopback;
 use super::OAuth2Provider;
 use super::authentication::ClientAuthentication;
 use super::builder::OAuth2ProviderBuilder;
 use super::endpoint::Endpoint;
-use super::endpoint::is_loopback;
 use super::endpoint::safe_url;
-use super::http::collect;
-use super::resolver::is_public;
 use crate::BoxError;
 use crate::error::ConfigError;
 

@@ -4,12 +4,12 @@
 //! are sent. So it is one DNS label, it may stand in one place only, and what
 //! follows it in a host is written by the operator.
 
-use std::net::Ipv4Addr;
-
 use reqwest::Url;
 
 use super::super::ProviderError;
 use super::super::ProviderErrorKind;
+use super::super::url;
+use super::super::url::shown;
 use crate::error::ConfigError;
 
 /// The URL of an endpoint, or the template of one.
@@ -127,30 +127,9 @@ impl Endpoints {
     }
 }
 
-/// A URL for logs: operators put keys into queries, and passwords before hosts.
-pub(super) fn shown(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (_user, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
-            format!("{scheme}://{rest}")
-        }
-        None => url.to_owned(),
-    }
-}
-
-/// A URL to which secrets may be sent: `https`, or `http` that does not leave
-/// this machine; no user name in it, which would become an `Authorization`
-/// header, and no fragment (RFC 6749 §3.2).
+/// A URL to which secrets may be sent, without somebody else's placeholder.
 pub(super) fn safe_url(setting: &'static str, text: &str) -> Result<Url, ConfigError> {
-    let url = Url::parse(text)
-        .map_err(|error| ConfigError::new(setting, "is not a URL").caused_by(error))?;
-    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
-        return Err(ConfigError::new(
-            setting,
-            "must be https (plain http is accepted to loopback only)",
-        ));
-    }
+    let url = url::safe_url(setting, text)?;
     if text.contains(['{', '}']) {
         // A host may be spelled so, and somebody else's placeholder would be.
         return Err(ConfigError::new(
@@ -158,23 +137,7 @@ pub(super) fn safe_url(setting: &'static str, text: &str) -> Result<Url, ConfigE
             "must have no braces but those of one `{tenant}`",
         ));
     }
-    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return Err(ConfigError::new(
-            setting,
-            "must have no user name, password or fragment",
-        ));
-    }
     Ok(url)
-}
-
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost" | "[::1]") => true,
-        Some(host) => host
-            .parse::<Ipv4Addr>()
-            .is_ok_and(|address| address.is_loopback()),
-        None => false,
-    }
 }
 
 /// `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?` (RFC 1123 §2.1): no dots, no port, no

@@ -23,9 +23,7 @@ mod authentication;
 mod builder;
 mod discovery;
 mod endpoint;
-mod http;
 mod request;
-mod resolver;
 mod response;
 
 use std::fmt;
@@ -42,7 +40,6 @@ pub use self::authentication::ClientAuthentication;
 pub use self::builder::OAuth2ProviderBuilder;
 pub use self::discovery::DiscoveryError;
 use self::endpoint::Endpoint;
-use self::http::Answer;
 pub use self::request::Leg;
 use self::request::Parameters;
 pub use self::request::RequestShape;
@@ -54,6 +51,8 @@ use super::ProviderErrorKind;
 use super::RefreshRequest;
 use super::RevocationRequest;
 use super::TokenResponse;
+use super::http;
+use super::http::Answer;
 use crate::secret::CodeVerifier;
 use crate::secret::UpstreamCode;
 

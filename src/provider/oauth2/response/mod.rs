@@ -17,7 +17,7 @@ pub use self::shape::ResponseShape;
 use super::super::ProviderError;
 use super::super::ProviderErrorKind;
 use super::super::TokenResponse;
-use super::http::Answer;
+use super::super::http::Answer;
 use crate::secret::UpstreamAccessToken;
 use crate::secret::UpstreamRefreshToken;
 

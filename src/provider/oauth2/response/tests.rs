@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::super::super::Expiry;
-use super::super::http::Body;
+use super::super::super::http::Body;
 use super::*;
 
 fn answer(status: u16, body: &str) -> Answer {

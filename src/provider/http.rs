@@ -17,8 +17,8 @@ use reqwest::redirect;
 use reqwest::retry;
 use zeroize::Zeroizing;
 
-use super::super::ProviderError;
-use super::super::ProviderErrorKind;
+use super::ProviderError;
+use super::ProviderErrorKind;
 use super::resolver::PublicOnly;
 use crate::BoxError;
 use crate::clock::Clock as _;
@@ -66,10 +66,12 @@ pub(super) async fn collect(mut response: Response, limit: usize) -> Body {
     Body { bytes, broken }
 }
 
-/// What the gateway's client settings may not change.
+/// What the gateway's client settings may not change. A connection is kept for
+/// the next request no longer than `idle`.
 pub(super) fn client(
     start: Option<ClientBuilder>,
     timeout: Duration,
+    idle: Duration,
     resolver: Option<Arc<dyn Resolve>>,
     reach: Reach,
 ) -> Result<Client, ConfigError> {
@@ -81,9 +83,7 @@ pub(super) fn client(
         .retry(retry::never())
         // It would log every byte that is sent.
         .connection_verbose(false)
-        // A server that closes an idle connection just when we write to it
-        // leaves us guessing whether it read the refresh token.
-        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_idle_timeout(idle)
         // Before the other one, which cannot tell that nothing was sent.
         .connect_timeout(CONNECT_TIMEOUT.min(timeout / 2))
         .timeout(timeout);
@@ -126,7 +126,7 @@ fn transport_error(error: reqwest::Error) -> ProviderError {
 
 /// `Retry-After` in either form (RFC 9110 §10.2.3). A date is measured against
 /// the server's own clock, if it says what that shows.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let value = text(RETRY_AFTER)?;
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -141,12 +141,11 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Some answers hold the rights of a user one by one. A larger one costs a login.
 const RESPONSE_LIMIT: usize = 1024 * 1024;
 /// Who waits decides how much of it; this only fits every clock.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
-const USER_AGENT: &str = concat!("regrant/", env!("CARGO_PKG_VERSION"));
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+pub(super) const USER_AGENT: &str = concat!("regrant/", env!("CARGO_PKG_VERSION"));
 
 #[cfg(test)]
 mod tests {
