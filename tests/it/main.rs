@@ -23,6 +23,7 @@ mod dependencies;
 mod disconnects;
 mod endpoint;
 mod failure_modes;
+mod fake_github;
 mod forgeries;
 mod gateway;
 mod handlers;
@@ -62,3 +63,7 @@ mod wraps;
 /// revocation.
 #[path = "../../examples/gateway/provider.rs"]
 mod provider;
+
+/// The GitHub of the example of repo grants.
+#[path = "../../examples/repo_grants/github/mod.rs"]
+mod github;
