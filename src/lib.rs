@@ -49,6 +49,8 @@ mod issue;
 mod link;
 mod login;
 mod regrant;
+#[cfg(feature = "reqwest")]
+pub mod repo_grants;
 mod state;
 
 pub mod audit;

@@ -61,7 +61,6 @@ pub(crate) use self::key::AppKey;
 use self::answers::Refusal;
 use self::answers::error;
 use self::app::App;
-use self::authentication::Presented;
 use self::calls::API_VERSION;
 use self::calls::Calls;
 use self::faults::Faults;

@@ -5,7 +5,6 @@ use axum::extract::Extension;
 use axum::extract::Path;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::http::StatusCode;
 use axum::http::Uri;
 use axum::response::Response;
 

@@ -11,7 +11,6 @@ use std::time::SystemTime;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 use axum::http::StatusCode;
-use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;

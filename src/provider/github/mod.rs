@@ -31,6 +31,7 @@ use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
 
 pub(crate) use self::api::InstallationToken;
+pub(crate) use self::api::Page;
 pub use self::builder::GitHubAppBuilder;
 pub(crate) use self::error::GitHubError;
 pub(crate) use self::error::GitHubErrorKind;
