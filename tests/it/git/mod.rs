@@ -98,6 +98,26 @@ async fn git_asks_for_the_token_because_of_the_challenge() {
 }
 
 #[tokio::test]
+async fn git_clones_with_the_token_from_a_helper_or_as_a_bearer() {
+    let world = World::start().await;
+    let token = world.issued.access_token.expose();
+    let helper = "credential.helper=!f() { test \"$1\" = get && \
+                  printf 'username=x-access-token\\npassword=%s\\n' \"$GATEWAY_TOKEN\"; }; f";
+    let header = format!("http.extraHeader=Authorization: Bearer {token}");
+    let url = format!("{}/octo/hello.git", world.url);
+
+    for (setting, to) in [(helper, "by-helper"), (&*header, "by-bearer")] {
+        let arguments = ["-c", setting, "clone", "-q", &url, to];
+        let variables = [("GATEWAY_TOKEN", token)];
+        let output = world.workspace.run(".", &arguments, &variables).await;
+        assert!(output.status.success(), "{to}: {output:?}");
+        let there = world.workspace.head("octo/hello.git", "main").await;
+        assert_eq!(world.workspace.head(to, "HEAD").await, there, "{to}");
+    }
+    assert_eq!(refusals(&world.take_seen()), 0);
+}
+
+#[tokio::test]
 async fn a_fetch_after_the_upstream_token_expired_makes_one_refresh() {
     let world = World::start().await;
     world.clone_repository().await;
@@ -175,9 +195,12 @@ async fn a_push_too_large_to_be_replayed_is_healed_by_the_question_before_it() {
 
     assert_eq!(world.workspace.head("octo/hello.git", "main").await, pushed);
     assert_eq!(world.app.minted(), 2);
-    let statuses: Vec<_> = posts(&world.take_seen()).map(|seen| seen.status).collect();
+    let seen = world.take_seen();
+    let statuses: Vec<_> = posts(&seen).map(|seen| seen.status).collect();
     let ok = StatusCode::OK;
     assert_eq!(statuses, [StatusCode::UNAUTHORIZED, ok, ok]);
+    let largest = posts(&seen).map(|seen| seen.body.len()).max();
+    assert!(largest.unwrap() > large.len(), "it went in one request");
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ pub(super) struct Repositories {
 pub(super) struct Seen {
     pub(super) line: String,
     headers: HeaderMap,
-    body: Bytes,
+    pub(super) body: Bytes,
     pub(super) status: StatusCode,
 }
 

@@ -62,7 +62,7 @@ impl Workspace {
             .envs(variables.iter().copied());
         let output = command.output().await;
         output.unwrap_or_else(|error| {
-            panic!("git does not run: install the package `git`, 2.31 or later ({error})")
+            panic!("git does not run: install the package `git`, 2.32 or later ({error})")
         })
     }
 
