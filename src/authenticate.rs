@@ -17,7 +17,7 @@ use http::request::Parts;
 use sha2::Digest as _;
 use sha2::Sha256;
 
-use crate::bearer::bearer;
+use crate::bearer;
 use crate::cache::Entry;
 use crate::cache::Named;
 use crate::cache::Verified;
@@ -94,7 +94,8 @@ pub(crate) fn from_memory(
     if let Some(caller) = route.caller(head) {
         return Ok(named::from_memory(core, route, caller));
     }
-    let token = bearer(&head.headers)?;
+    let token = bearer::access_token(&head.headers, route.accepts_basic())?;
+    let token = token.expose();
     let id = token::access_grant_id(token, &core.prefixes).ok_or(Rejection::InvalidToken)?;
     let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     let now = core.clock.now();

@@ -2,6 +2,8 @@
 
 use std::mem;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
@@ -15,9 +17,11 @@ use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
 use http_body::Body;
 use tower::Service;
+use zeroize::Zeroizing;
 
 use crate::authenticate::Authenticated;
 use crate::authenticate::By;
+use crate::bearer;
 use crate::classify::Expired;
 use crate::credential;
 use crate::error::RefreshError;
@@ -27,6 +31,8 @@ use crate::layer::RefreshLayer;
 use crate::replay::Recording;
 use crate::replay::ReplayBody;
 use crate::response::ResponseBody;
+use crate::route::CredentialForm;
+use crate::secret::UpstreamAccessToken;
 
 pub(crate) struct Exchange<S, B> {
     /// The ready service until it is called, then the same one for the replay.
@@ -56,12 +62,17 @@ where
         }
     }
 
-    /// Calls the gateway without a credential, as the request came.
+    /// Calls the gateway without a credential, as the request came; only where
+    /// Basic is meant for us, it goes no further: what has an empty password may
+    /// have a token of ours for its user.
     pub(crate) fn pass<ResBody>(mut self) -> Option<S::Future>
     where
         S: Service<Request<ReplayBody<B>>, Response = Response<ResBody>>,
     {
         let body = self.body.take()?;
+        if self.layer.route.accepts_basic() && bearer::is_basic(&self.head.headers) {
+            self.head.headers.remove(AUTHORIZATION);
+        }
         Some(self.inner.call(Request::from_parts(self.head, body)))
     }
 
@@ -112,9 +123,10 @@ where
     ) -> Result<Request<ReplayBody<B>>, RefreshError> {
         let route = &self.layer.route;
         let snapshot = &authenticated.snapshot;
-        let value = match &route.credential_scheme {
-            None => snapshot.bearer.clone(),
-            Some(scheme) => credential::header(scheme, &snapshot.access_token),
+        let value = match &route.credential_form {
+            CredentialForm::Bearer => snapshot.bearer.clone(),
+            CredentialForm::After(scheme) => credential::header(scheme, &snapshot.access_token),
+            CredentialForm::Basic(user) => basic(user, &snapshot.access_token),
         };
         let value = value.ok_or_else(|| {
             RefreshError::new(
@@ -171,10 +183,20 @@ where
             _ => None,
         };
         if let Some(challenge) = ours {
-            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+            challenges.put(challenge, status, headers);
         }
         response.map(ResponseBody::of_gateway)
     }
+}
+
+/// RFC 7617 §2, marked as [`credential::header`] does.
+fn basic(user: &str, password: &UpstreamAccessToken) -> Option<HeaderValue> {
+    let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
+    let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+    let text = Zeroizing::new(format!("Basic {}", *encoded));
+    let mut value = HeaderValue::from_str(&text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Whether `Connection` lists this header, or cannot be read.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderName;
+use http::header::AUTHORIZATION;
 use tower::Layer;
 
 use crate::classify::Classify;
 use crate::error::ConfigError;
 use crate::resolve::ResolveGrant;
+use crate::route::CredentialForm;
 use crate::route::Route;
 use crate::service::Refresh;
 use crate::state::Core;
@@ -113,6 +115,23 @@ impl RefreshLayer {
         self
     }
 
+    /// Whether a gateway access token is also taken as the password of HTTP Basic
+    /// (RFC 7617 §2), whatever the user name. `git` sends it so, once a 401 has
+    /// asked for it: the 401s of this route then carry a second challenge, for
+    /// `Basic`, with the URL of the resource as its realm.
+    ///
+    /// Any other password is an invalid token; an empty one counts as no token.
+    /// The client's Basic never reaches the gateway, not even of a request that
+    /// [passes through](Self::pass_through).
+    ///
+    /// Browsers ask their users for a password upon such a challenge, and send it
+    /// again unasked: keep this to routes that pages have no business with. The
+    /// default is `false`.
+    pub fn accept_basic(mut self, accept: bool) -> Self {
+        Arc::make_mut(&mut self.route).accept_basic(accept);
+        self
+    }
+
     /// Whether pages of any origin may call this route (CORS): their preflights
     /// are answered here, and responses can be read by them, the challenges of
     /// this layer included, unless the gateway sets
@@ -151,11 +170,47 @@ impl RefreshLayer {
     pub fn credential_header(mut self, name: HeaderName, scheme: Option<&str>) -> Self {
         let route = Arc::make_mut(&mut self.route);
         route.credential_header = name;
-        route.credential_scheme = Some(match scheme {
+        route.credential_form = CredentialForm::After(match scheme {
             Some(scheme) => format!("{scheme} ").into(),
             None => "".into(),
         });
         self
+    }
+
+    /// Sends the credential as the password of HTTP Basic (RFC 7617 §2) with this
+    /// user name, in `authorization`. GitHub takes an installation access token
+    /// over git's HTTPS so, with the user name `x-access-token` (GitHub's
+    /// documentation, "Authenticating as a GitHub App installation"). This and
+    /// [`credential_header`](Self::credential_header) replace each other; the
+    /// default is `Bearer`.
+    ///
+    /// # Errors
+    ///
+    /// If the user name has a colon or a control character.
+    ///
+    /// ```
+    /// # use regrant::{Regrant, provider::oauth2::OAuth2Provider, seal::Keyring, store::memory::MemoryStore};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let provider = OAuth2Provider::builder("https://idp.example/token", "gateway").build()?;
+    /// # let regrant = Regrant::builder("https://gateway.example", MemoryStore::new(), Keyring::generate()?)
+    /// #     .provider("github", provider).start().await?;
+    /// let layer = regrant.layer("github")?.accept_basic(true);
+    /// let layer = layer.credential_basic("x-access-token")?;
+    /// assert!(layer.credential_basic("x:y").is_err());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(example()).unwrap();
+    /// ```
+    pub fn credential_basic(mut self, user: &str) -> Result<Self, ConfigError> {
+        if user.contains(|char: char| char == ':' || char.is_control()) {
+            return Err(ConfigError::new(
+                "user name of the credential",
+                "must have no colon and no control character: they do not fit into HTTP Basic",
+            ));
+        }
+        let route = Arc::make_mut(&mut self.route);
+        route.credential_header = AUTHORIZATION;
+        route.credential_form = CredentialForm::Basic(user.into());
+        Ok(self)
     }
 }
 

@@ -13,6 +13,8 @@
 //! | refreshed, but the request cannot be replayed | 503 + `Retry-After: 0` | – |
 //! | replayed, but the credential ran out on the way | 503 + `Retry-After: 0` | – |
 //!
+//! Where HTTP Basic is accepted, each 401 has a challenge for it as well.
+//!
 //! Bodies are JSON-RPC errors, because MCP clients read those. The text is
 //! fixed per situation; what caused it goes to the log and into the response's
 //! extensions.
@@ -25,7 +27,6 @@ use http::StatusCode;
 use http::header::CACHE_CONTROL;
 use http::header::CONTENT_TYPE;
 use http::header::RETRY_AFTER;
-use http::header::WWW_AUTHENTICATE;
 use serde_json::json;
 
 use crate::error::RefreshError;
@@ -179,7 +180,7 @@ impl Rejection {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(challenge) = challenge {
-            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+            challenges.put(challenge, status, headers);
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, retry_after.into());
