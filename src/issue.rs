@@ -378,7 +378,7 @@ impl NewGrant {
         Ok(Self { grant, pair })
     }
 
-    fn into_issued(self, core: &Core, now: SystemTime) -> Issued {
+    pub(crate) fn into_issued(self, core: &Core, now: SystemTime) -> Issued {
         Issued {
             grant_id: self.grant.id,
             access_token: self.pair.access,

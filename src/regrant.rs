@@ -27,6 +27,8 @@ use crate::id::GrantId;
 use crate::jitter::Jitter;
 use crate::layer::RefreshLayer;
 use crate::provider::Provider;
+#[cfg(feature = "reqwest")]
+use crate::provider::github::GitHubApp;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
 use crate::refusals::Refusals;
@@ -92,6 +94,8 @@ impl Regrant {
             cached_grants: DEFAULT_CACHED_GRANTS,
             advertised: Advertised::default(),
             repo_grants: None,
+            #[cfg(feature = "reqwest")]
+            github_app: None,
             jitter_seed: None,
         }
     }
@@ -175,6 +179,8 @@ pub struct RegrantBuilder {
     cached_grants: usize,
     advertised: Advertised,
     repo_grants: Option<RepoGrantPolicy>,
+    #[cfg(feature = "reqwest")]
+    github_app: Option<GitHubApp>,
     jitter_seed: Option<u64>,
 }
 
@@ -183,6 +189,20 @@ impl RegrantBuilder {
     pub fn provider(mut self, name: impl Into<Box<str>>, provider: impl Provider) -> Self {
         self.providers.insert(name.into(), Arc::new(provider));
         self
+    }
+
+    /// Adds a GitHub App as a provider, and serves the two endpoints of
+    /// [repo grants](crate::repo_grants).
+    #[cfg(feature = "reqwest")]
+    pub fn repo_grants(mut self, app: GitHubApp, policy: RepoGrantPolicy) -> Self {
+        let app = match &policy.widening {
+            Some((permission, access)) => app.widening(permission, access),
+            None => app,
+        };
+        self.github_app = Some(app.clone());
+        let name = policy.provider.clone();
+        self.repo_grants = Some(policy);
+        self.provider(name, app)
     }
 
     /// How long tokens live. The default is [`Lifetimes::default`].
@@ -292,6 +312,12 @@ impl RegrantBuilder {
                 "must be an absolute http or https URL (RFC 8414 §2)",
             )));
         }
+        if let Some(policy) = &self.repo_grants {
+            policy.check().map_err(StartError::Config)?;
+            if !self.store.is_durable() {
+                tracing::warn!("repo grants are kept in memory: they end with this process");
+            }
+        }
         let public_url = PublicUrl::parse(&self.public_url).map_err(StartError::Config)?;
         if self.store.is_durable() && self.keyring.is_generated() {
             return Err(StartError::Config(ConfigError::new(
@@ -330,6 +356,8 @@ impl RegrantBuilder {
             resources: Mutex::new(Vec::new()),
             advertised: self.advertised,
             repo_grants: self.repo_grants,
+            #[cfg(feature = "reqwest")]
+            github_app: self.github_app,
         });
         revocation::watch(&core);
         Ok(Regrant { core })

@@ -24,6 +24,8 @@ use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
 use crate::jitter::Jitter;
 use crate::provider::Provider;
+#[cfg(feature = "reqwest")]
+use crate::provider::github::GitHubApp;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
 use crate::refusals::Refusals;
@@ -74,6 +76,9 @@ pub(crate) struct Core {
     pub(crate) advertised: Advertised,
     /// `None`: there are no repo grants.
     pub(crate) repo_grants: Option<RepoGrantPolicy>,
+    /// What mints for them first.
+    #[cfg(feature = "reqwest")]
+    pub(crate) github_app: Option<GitHubApp>,
 }
 
 /// A protected resource, for its metadata.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use crate::BoxError;
+use crate::issue::IssueError;
 use crate::provider::github::GitHubError;
 use crate::provider::github::GitHubErrorKind;
 
@@ -107,8 +108,12 @@ impl MintError {
         Self::of(kind, error)
     }
 
+    /// What our own store, or what is needed to write to it, says.
+    pub(super) fn of_storage(error: IssueError) -> Self {
+        Self::from(MintErrorKind::Storage).with_source(error)
+    }
+
     /// What the App's own call to mint says.
-    #[expect(dead_code, reason = "for the minting, which is not here yet")]
     pub(crate) fn of_mint(error: GitHubError) -> Self {
         let kind = match error.kind() {
             GitHubErrorKind::Refused { status } => match status {

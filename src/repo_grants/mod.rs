@@ -16,12 +16,14 @@
 
 mod entitlement;
 mod error;
+mod mint;
 mod minted;
 mod permissions;
 mod request;
 
 pub use self::error::MintError;
 pub use self::error::MintErrorKind;
+pub use self::mint::RepoGrants;
 pub use self::minted::Minted;
 pub use self::minted::Repository;
 pub use self::request::MintRequest;

@@ -35,6 +35,8 @@ pub struct MintRequest {
     pub(super) repo: String,
     pub(super) repository_id: Option<u64>,
     permissions: Option<BTreeMap<String, String>>,
+    #[serde(skip)]
+    pub(super) subject: Option<String>,
 }
 
 impl MintRequest {
@@ -48,6 +50,7 @@ impl MintRequest {
             repo: repo.into(),
             repository_id: None,
             permissions: None,
+            subject: None,
         }
     }
 
@@ -68,6 +71,14 @@ impl MintRequest {
         self
     }
 
+    /// The user that the grant is for, as the gateway knows it: for audit events
+    /// and operators. It is no member of the JSON. The default is the
+    /// installation.
+    pub fn subject(mut self, subject: impl Into<String>) -> Self {
+        self.subject = Some(subject.into());
+        self
+    }
+
     /// Whether this can be asked of GitHub at all. Minting looks at it too.
     ///
     /// # Errors
@@ -81,7 +92,6 @@ impl MintRequest {
     }
 
     /// What to mint by for this repository.
-    #[expect(dead_code, reason = "for the minting, which is not here yet")]
     pub(super) fn scope(&self, repository: &Repository) -> Result<InstallationScope, MintError> {
         let scope = InstallationScope::new(self.installation_id).repository(repository.id);
         let permissions = self.capped()?.into_iter();

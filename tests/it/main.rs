@@ -48,6 +48,7 @@ mod provider_transport;
 mod providers;
 mod races;
 mod replay;
+mod repo_grants;
 mod revocation;
 mod scopes;
 mod sdk;

@@ -44,6 +44,7 @@ use super::RefreshRequest;
 use super::RevocationRequest;
 use super::TokenResponse;
 use crate::secret::PrivateKey;
+use crate::secret::UpstreamAccessToken;
 
 /// Mints installation access tokens of a GitHub App.
 ///
@@ -90,6 +91,14 @@ impl GitHubApp {
     pub(crate) fn widening(mut self, permission: &str, access: &str) -> Self {
         self.widen.insert(permission.to_owned(), access.to_owned());
         self
+    }
+
+    /// Ends a token that nobody was given, unless tokens are not to be ended.
+    pub(crate) async fn take_back(&self, token: &UpstreamAccessToken) -> Result<(), GitHubError> {
+        if !self.revokes {
+            return Ok(());
+        }
+        self.bounded(self.delete_token(token)).await
     }
 
     /// Mints a token for exactly this scope.
