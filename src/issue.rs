@@ -171,7 +171,7 @@ impl Regrant {
             .keyring
             .sealing()
             .map_err(|_error| IssueError::Crypto)?;
-        let (code, hash) = token::issue_secret(Kind::Code, key, &core.prefixes, id)
+        let (issued, hash) = token::issue_secret(Kind::Code, key, &core.prefixes, id)
             .map_err(|_error| IssueError::Crypto)?;
 
         // The credential is sealed now, not when the code is redeemed: only so
@@ -198,7 +198,7 @@ impl Regrant {
 
         Ok(IssuedCode {
             grant_id: id,
-            code: AuthorizationCode::new(code.as_str()),
+            code: AuthorizationCode::new(issued.as_str()),
             expires_in: core.lifetimes.code,
         })
     }

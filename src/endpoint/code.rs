@@ -49,8 +49,8 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
     if client_ids.is_empty() {
         return Err(OAuthError::invalid_request("client_id is missing"));
     }
-    let verified = SecretClaims::verify(Kind::Code, presented, &core.keyring, &core.prefixes);
-    let Some(presented) = verified else {
+    let claims = SecretClaims::verify(Kind::Code, presented, &core.keyring, &core.prefixes);
+    let Some(presented) = claims else {
         tracing::debug!(
             code = token::fingerprint(presented),
             "a code that we did not issue"

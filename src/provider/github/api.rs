@@ -12,6 +12,7 @@ use reqwest::header::HeaderMap;
 use reqwest::header::HeaderValue;
 use reqwest::header::LINK;
 use serde::Deserialize;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::json;
@@ -75,13 +76,10 @@ impl GitHubApp {
             self.base_url,
             scope.installation_id()
         );
-        let mut wanted = json!({});
-        if !scope.repository_ids().is_empty() {
-            wanted["repository_ids"] = json!(scope.repository_ids());
-        }
-        if !scope.permissions().is_empty() {
-            wanted["permissions"] = json!(scope.permissions());
-        }
+        let wanted = json!(Wanted {
+            repository_ids: scope.repository_ids(),
+            permissions: scope.permissions(),
+        });
         let authorization = self.jwt.authorization();
         let authorization = authorization
             .map_err(|error| GitHubError::from(GitHubErrorKind::Key).with_source(error))?;
@@ -248,6 +246,15 @@ fn user(token: &UpstreamAccessToken) -> Result<HeaderValue, GitHubError> {
         .map_err(|error| GitHubError::from(GitHubErrorKind::Token).with_source(error))
 }
 
+/// What is empty is left out: that is all of the installation.
+#[derive(Serialize)]
+struct Wanted<'a> {
+    #[serde(skip_serializing_if = "<[u64]>::is_empty")]
+    repository_ids: &'a [u64],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    permissions: &'a BTreeMap<String, String>,
+}
+
 #[derive(Deserialize)]
 struct Created {
     token: String,
@@ -268,13 +275,10 @@ impl Created {
             .expires_at
             .as_str()
             .and_then(|text| OffsetDateTime::parse(text.trim(), &Rfc3339).ok());
-        let permissions = match self.permissions {
-            Value::Object(permissions) => permissions
-                .into_iter()
-                .filter_map(|(name, access)| Some((name, access.as_str()?.to_owned())))
-                .collect(),
-            _ => BTreeMap::new(),
-        };
+        let permissions = self.permissions.as_object().into_iter().flatten();
+        let permissions = permissions
+            .filter_map(|(name, access)| Some((name.clone(), access.as_str()?.to_owned())))
+            .collect();
         Ok(InstallationToken {
             token,
             expiry: expires_at.map_or(Expiry::Unknown, |time| Expiry::At(time.into())),
