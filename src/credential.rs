@@ -193,8 +193,9 @@ pub(crate) struct Snapshot {
     /// `Bearer …`, made once and cloned into each request; `None` if the
     /// provider's token does not fit into a header.
     pub(crate) bearer: Option<HeaderValue>,
-    /// When the provider was asked for it.
-    pub(crate) refreshed_at: SystemTime,
+    /// When the provider's answer was here; as far as it is not known, when the
+    /// provider was asked.
+    pub(crate) answered_at: SystemTime,
     due_at: Option<SystemTime>,
     usable_until: Option<SystemTime>,
     pub(crate) expires_at: Option<SystemTime>,
@@ -212,7 +213,7 @@ impl Snapshot {
             refreshable: secrets.refresh_token.is_some(),
             bearer: header("Bearer ", &secrets.access_token),
             access_token: secrets.access_token,
-            refreshed_at: row.refreshed_at,
+            answered_at: row.refreshed_at,
             due_at: windows.as_ref().map(|windows| windows.start),
             usable_until: windows.map(|windows| windows.end),
             expires_at: row.expires_at,

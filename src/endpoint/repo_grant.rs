@@ -164,8 +164,9 @@ async fn mint(
     let held = grant.credentials.first();
     let provider = &held.ok_or(RefreshErrorKind::Sealed)?.provider;
     let (cell, known) = read_credential(core, grant, provider).await?;
-    // Somebody who came at the same time was faster.
-    if known.refreshed_at > arrived_at && known.is_usable(core.clock.now()) {
+    // GitHub's answer to somebody else came after this request: they were under
+    // way at once.
+    if known.answered_at > arrived_at && known.is_usable(core.clock.now()) {
         return Ok(known);
     }
     refresh::refreshed(core, &cell, Want::Another(known.generation)).await

@@ -222,6 +222,7 @@ impl Attempt {
         row.not_before = (!is_sendable).then(|| row.refreshed_at + UNSENDABLE_PAUSE);
         row.forced_at = self.want.is_forced().then_some(row.refreshed_at);
 
+        let answered_at = self.core.clock.now();
         let settling = Settling::new(Arc::clone(&self.core), claim, row.clone());
         let stored = match settling.once().await {
             Ok(Some(stored)) => stored,
@@ -237,7 +238,10 @@ impl Attempt {
             }
         };
         telemetry::count(&self.cell.provider, telemetry::Outcome::Refreshed);
-        let (snapshot, _spendable) = credential::open(&self.core, &stored)?;
+        let (mut snapshot, _spendable) = credential::open(&self.core, &stored)?;
+        if stored.generation == claim.generation + 1 {
+            snapshot.answered_at = answered_at;
+        }
         let outcome = self.cell.adopt(snapshot);
         if outcome.terminal {
             return Err(RefreshErrorKind::Terminal.into());

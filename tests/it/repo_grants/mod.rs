@@ -2,7 +2,9 @@
 //! App's JWT and holds tokens to their installation, repositories and
 //! permissions.
 
+mod crowd;
 mod redeem;
+mod replicas;
 mod revoke;
 
 use std::sync::Arc;
