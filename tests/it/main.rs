@@ -26,6 +26,7 @@ mod failure_modes;
 mod fake_github;
 mod forgeries;
 mod gateway;
+mod github_app;
 mod handlers;
 mod histories;
 mod introspection;

@@ -75,6 +75,9 @@ mod tests {
 
     use super::*;
 
+    /// Status, headers, body; seconds to wait.
+    type Row<'a> = (u16, &'a [(&'a str, &'a str)], &'a str, Option<u64>);
+
     #[test]
     fn a_limit_is_told_from_a_refusal_and_how_long_it_lasts() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -86,7 +89,6 @@ mod tests {
         let denial = r#"{"message":"Resource not accessible by integration"}"#;
         let (after, remaining, reset) =
             ("retry-after", "x-ratelimit-remaining", "x-ratelimit-reset");
-        type Row<'a> = (u16, &'a [(&'a str, &'a str)], &'a str, Option<u64>);
         let rows: [Row<'_>; 20] = [
             (403, &[], denial, None),
             (403, &[], "rate limit", None),

@@ -86,6 +86,7 @@ impl GitHubApp {
     }
 
     /// Mints a token for exactly this scope.
+    #[expect(dead_code, reason = "for the minting, which is not here yet")]
     pub(crate) async fn mint(
         &self,
         scope: &InstallationScope,
