@@ -49,15 +49,19 @@ use crate::secret::PrivateKey;
 ///
 /// Clones share connections and the App's JWT.
 ///
-/// ```no_run
+/// ```
 /// use regrant::Upstream;
 /// use regrant::provider::github::GitHubApp;
 /// use regrant::provider::github::InstallationScope;
 /// use regrant::secret::PrivateKey;
 /// use regrant::secret::UpstreamAccessToken;
 ///
-/// # fn key() -> String { String::new() }
-/// let app = GitHubApp::builder("12345", PrivateKey::new(key()))
+/// # use aws_lc_rs::encoding::AsDer as _;
+/// # use base64::Engine as _;
+/// # let pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+/// # let der = pair.as_der().unwrap();
+/// # let key = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+/// let app = GitHubApp::builder("12345", PrivateKey::new(key))
 ///     .widen("checks", "read")
 ///     .build()?;
 /// // Its stored logins have a scope for a refresh token.
