@@ -119,14 +119,13 @@ pub(super) async fn mint(
     let repositories = asked.repositories(installation)?;
 
     let expires_at = now + InstallationToken::LIFETIME;
-    let mut answer = json!({
-        "expires_at": iso_8601(expires_at),
-        "permissions": permissions,
-        "repository_selection": "selected",
-    });
+    let mut answer = Map::new();
+    answer.insert("expires_at".to_owned(), iso_8601(expires_at).into());
+    answer.insert("permissions".to_owned(), json!(permissions));
+    answer.insert("repository_selection".to_owned(), "selected".into());
     if let Some(ids) = &repositories {
         let chosen = ids.iter().filter_map(|id| installation.repository(*id));
-        answer["repositories"] = chosen.collect();
+        answer.insert("repositories".to_owned(), chosen.collect());
     }
     let token = InstallationToken {
         installation: id,
@@ -137,7 +136,7 @@ pub(super) async fn mint(
     let token = world
         .keep(github.0.app.id(), token, now)
         .map_err(|_unspecified| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Server Error"))?;
-    answer["token"] = token.into();
+    answer.insert("token".to_owned(), token.into());
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 

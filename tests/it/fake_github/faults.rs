@@ -147,9 +147,14 @@ async fn a_reset_loses_the_answer_and_what_was_done_stays_done() {
 }
 
 async fn until_left(gate: &Gate, calls: usize) {
-    while gate.waiting() > calls {
-        tokio::task::yield_now().await;
-    }
+    let left = async {
+        while gate.waiting() > calls {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), left)
+        .await
+        .expect("a call whose client has gone still waits");
 }
 
 #[tokio::test]

@@ -32,6 +32,9 @@ async fn an_installation_that_is_gone_or_suspended_mints_nothing_and_its_tokens_
 
     stage.github.uninstall(7);
     assert_eq!(stage.opened(&token).await.0, StatusCode::UNAUTHORIZED);
+    answer(stage.get("/repos/acme/rocket", &token))
+        .await
+        .expect(StatusCode::UNAUTHORIZED);
     for installation in [7, 8] {
         let gone = answer(stage.minting(installation, &json!({}))).await;
         assert_eq!(gone.expect(StatusCode::NOT_FOUND)["message"], "Not Found");
