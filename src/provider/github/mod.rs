@@ -193,3 +193,35 @@ impl fmt::Debug for GitHubApp {
 const NOT_GRANTED: GitHubErrorKind = GitHubErrorKind::Refused {
     status: StatusCode::UNPROCESSABLE_ENTITY,
 };
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::AsDer as _;
+    use aws_lc_rs::rsa::KeyPair;
+    use aws_lc_rs::rsa::KeySize;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    /// Each request has its limit from the HTTP client; several together do not.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_of_many_requests_ends_with_its_time() {
+        let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
+        let key = PrivateKey::new(STANDARD.encode(pair.as_der().unwrap().as_ref()));
+        let app = GitHubApp::builder("1", key).build().unwrap();
+        let mut requests = 0;
+        let call = async {
+            while requests < 100 {
+                requests += 1;
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+            Ok(())
+        };
+
+        let error = app.bounded(call).await.unwrap_err();
+
+        assert_eq!(error.kind(), GitHubErrorKind::Transport);
+        assert_eq!(requests, 3);
+    }
+}
