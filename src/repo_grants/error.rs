@@ -209,3 +209,32 @@ impl Error for MintError {
             .map(|source| source as &(dyn Error + 'static))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_github_says_to_minting_tells_who_must_act() {
+        let refused = |status| GitHubErrorKind::Refused {
+            status: StatusCode::from_u16(status).unwrap(),
+        };
+        for (kind, want) in [
+            (refused(404), "installation_not_found"),
+            (refused(422), "repo_not_accessible"),
+            (refused(401), "config_error"),
+            (refused(403), "config_error"),
+            (refused(400), "upstream_error"),
+            (refused(301), "upstream_error"),
+            (GitHubErrorKind::Key, "config_error"),
+            (GitHubErrorKind::Limited, "upstream_error"),
+            (GitHubErrorKind::Unavailable, "upstream_error"),
+            (GitHubErrorKind::Transport, "upstream_error"),
+            (GitHubErrorKind::Unreadable, "upstream_error"),
+        ] {
+            let error = MintError::of_mint(kind.into());
+            assert_eq!(error.code(), want, "{kind:?}");
+            assert!(error.source().is_some());
+        }
+    }
+}

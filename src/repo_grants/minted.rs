@@ -24,6 +24,20 @@ use crate::secret::UpstreamAccessToken;
 /// It serialises to the output of an MCP tool that mints, which
 /// [`output_schema`](Self::output_schema) describes. That is the one place where
 /// its secrets are exposed: `Debug` redacts them.
+///
+/// ```
+/// use regrant::repo_grants::Minted;
+///
+/// /// What a tool answers: structured content, and the same as text.
+/// fn answer(minted: &Minted) -> serde_json::Result<serde_json::Value> {
+///     let output = serde_json::to_value(minted)?;
+///     let text = output.to_string();
+///     Ok(serde_json::json!({
+///         "structuredContent": output,
+///         "content": [{"type": "text", "text": text}],
+///     }))
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Minted {

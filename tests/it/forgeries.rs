@@ -285,7 +285,7 @@ async fn redeem(regrant: &Regrant, code: &str) -> crate::support::Answer {
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests are configured by it")]
-fn variable(name: &str, default: u64) -> u64 {
+pub(crate) fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| {
         text.parse()
             .unwrap_or_else(|_| panic!("{name} is a number"))

@@ -28,6 +28,7 @@ mod fake_github;
 mod forgeries;
 mod gateway;
 mod git;
+mod github_app;
 mod handlers;
 mod histories;
 mod introspection;

@@ -196,6 +196,9 @@ mod tests {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let der = pair.as_der().unwrap();
         let half = &der.as_ref()[..600];
+        // It parses, and its modulus is of other primes.
+        let mut changed = der.as_ref()[26..].to_vec();
+        changed[100] ^= 1;
         let ed25519 = Ed25519KeyPair::generate().unwrap().to_pkcs8v1().unwrap();
         for (text, header) in [
             (String::new(), "without"),
@@ -206,6 +209,7 @@ mod tests {
             ("-----BEGIN PRIVATE KEY-----\ncanary".to_owned(), "with"),
             (armoured("PRIVATE KEY", half), "with"),
             (armoured("RSA PRIVATE KEY", b"canary"), "with"),
+            (armoured("RSA PRIVATE KEY", &changed), "with"),
             (armoured("PRIVATE KEY", ed25519.as_ref()), "with"),
             (armoured("PUBLIC KEY", b"canary"), "with"),
             (STANDARD.encode(half), "without"),

@@ -50,15 +50,19 @@ use crate::secret::UpstreamAccessToken;
 ///
 /// Clones share connections and the App's JWT.
 ///
-/// ```no_run
+/// ```
 /// use regrant::Upstream;
 /// use regrant::provider::github::GitHubApp;
 /// use regrant::provider::github::InstallationScope;
 /// use regrant::secret::PrivateKey;
 /// use regrant::secret::UpstreamAccessToken;
 ///
-/// # fn key() -> String { String::new() }
-/// let app = GitHubApp::builder("12345", PrivateKey::new(key()))
+/// # use aws_lc_rs::encoding::AsDer as _;
+/// # use base64::Engine as _;
+/// # let pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+/// # let der = pair.as_der().unwrap();
+/// # let key = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+/// let app = GitHubApp::builder("12345", PrivateKey::new(key))
 ///     .widen("checks", "read")
 ///     .build()?;
 /// // Its stored logins have a scope for a refresh token.
@@ -208,3 +212,35 @@ impl fmt::Debug for GitHubApp {
 const NOT_GRANTED: GitHubErrorKind = GitHubErrorKind::Refused {
     status: StatusCode::UNPROCESSABLE_ENTITY,
 };
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::AsDer as _;
+    use aws_lc_rs::rsa::KeyPair;
+    use aws_lc_rs::rsa::KeySize;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    /// Each request has its limit from the HTTP client; several together do not.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_of_many_requests_ends_with_its_time() {
+        let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
+        let key = PrivateKey::new(STANDARD.encode(pair.as_der().unwrap().as_ref()));
+        let app = GitHubApp::builder("1", key).build().unwrap();
+        let mut requests = 0;
+        let call = async {
+            while requests < 100 {
+                requests += 1;
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+            Ok(())
+        };
+
+        let error = app.bounded(call).await.unwrap_err();
+
+        assert_eq!(error.kind(), GitHubErrorKind::Transport);
+        assert_eq!(requests, 3);
+    }
+}

@@ -14,22 +14,23 @@ use futures_util::poll;
 use futures_util::stream;
 use regrant::settings::RepoGrantPolicy;
 use regrant::settings::Timings;
-use regrant::store::memory::MemoryStore;
 
 use super::CLIENT_ID;
 use super::World;
 use super::redeem;
+use crate::forgeries::variable;
 use crate::github::Endpoint;
 use crate::github::Fault;
 use crate::support::flaky::FlakyStore;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_each_of_many_grants_those_who_redeem_together_share_one_token() {
-    let count = std::env::var("REPO_GRANTS").map_or(500, |count| count.parse().unwrap());
+    let count = usize::try_from(variable("REPO_GRANTS", 500)).unwrap();
     let world = World::start().await;
     let app = world.app().concurrency(CONNECTIONS).build().unwrap();
     let regrant = world
-        .bare(MemoryStore::new())
+        // Each waits a moment for the store: those of one grant have all come then.
+        .bare(FlakyStore::default().yields(1))
         .repo_grants(app, RepoGrantPolicy::new(CLIENT_ID))
         .timings(Timings::default().wait_budget(Duration::from_secs(600)))
         .start()

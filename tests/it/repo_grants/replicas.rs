@@ -100,18 +100,23 @@ async fn redemptions_on_two_replicas_at_once_mint_one_token() {
     let one = deployment.replica(database.store().await, timings).await;
     let other = deployment.replica(database.store().await, timings).await;
 
+    let admin = database.client().await;
+
     for _ in 0..5 {
         let minted = deployment.mint(&one).await;
         let asked = deployment.mints_asked();
         let gate = deployment.github.hold(Endpoint::Mint);
-        // All of them come before any gets any further: on another replica nobody
-        // knows when GitHub answered, only when it was asked.
+        // All of them come before GitHub is asked: other replicas do not know when
+        // it answered. Until then a lock keeps them from claiming.
+        let lock = "BEGIN; SELECT FROM credentials FOR UPDATE";
+        admin.batch_execute(lock).await.unwrap();
         let redemptions = (0..50).flat_map(|_| [&one, &other]);
         let redeem = |replica| redeem(replica, minted.refresh_token.expose()).boxed();
         let mut redemptions: Vec<_> = redemptions.map(redeem).collect();
         for redemption in &mut redemptions {
             assert!(poll!(redemption).is_pending());
         }
+        admin.batch_execute("COMMIT").await.unwrap();
         let release = async {
             gate.until_waiting(1).await;
             gate.release();

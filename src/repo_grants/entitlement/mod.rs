@@ -5,6 +5,9 @@
 //! caller must see both the installation and the repository with a token that
 //! GitHub gave to the caller; what cannot be found out is no permission.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use super::error::MintError;
