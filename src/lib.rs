@@ -8,7 +8,7 @@
 //! [`classify`] and [`response`] handle bodies and verdicts, `refresh` spends
 //! refresh tokens at a [`provider`], `revocation` tells providers what has ended
 //! here, [`store`] keeps what must last, [`seal`] what must stay secret.
-//! [`endpoint`] is the other way in.
+//! [`endpoint`] is the other way in, `repo_grants` a way to make grants.
 
 pub mod layer;
 pub mod service;

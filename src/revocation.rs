@@ -338,6 +338,10 @@ impl<'a> Ending<'a> {
             ProviderErrorKind::Unsupported => (Revocation::Unsupported, Fate::Done),
         };
         telemetry::count_revocation(name, outcome);
+        // That nothing can be done is known since the gateway was set up.
+        if outcome == Revocation::Unsupported {
+            return fate;
+        }
         tracing::warn!(
             grant = %self.grant.id,
             credential = %self.held.id,
