@@ -17,9 +17,12 @@ use http::StatusCode;
 use regrant::CodeRequest;
 use regrant::GrantId;
 use regrant::Regrant;
+use regrant::settings::RepoGrantPolicy;
 use sha2::Digest as _;
 use sha2::Sha256;
 
+use crate::repo_grants;
+use crate::repo_grants::World;
 use crate::support::Gateway;
 use crate::support::Lab;
 use crate::support::ask;
@@ -33,11 +36,21 @@ use crate::support::send;
 async fn no_forgery_is_taken_and_none_reaches_the_store() {
     let lab = Lab::start().await;
     let store = FlakyStore::default();
-    let regrant = lab.builder(store.clone()).start().await.unwrap();
-    let genuine = Genuine::of(&lab, &regrant).await;
+    let world = World::start().await;
+    let app = world.app().build().unwrap();
+    let builder = lab.builder(store.clone());
+    let builder = builder.repo_grants(app, RepoGrantPolicy::new("Iv1.abc"));
+    let regrant = builder.start().await.unwrap();
+    let mut genuine = Genuine::of(&lab, &regrant).await;
+    for _ in 0..GRANTS {
+        let minted = world.mint(&regrant).await;
+        let token = minted.refresh_token.expose().to_owned();
+        genuine.repo_grants.push(token);
+    }
+    let genuine = genuine;
     let (count, seed) = (variable("FORGERIES", 100_000), variable("FORGERY_SEED", 0));
     let threads = thread::available_parallelism().unwrap().get() as u64;
-    let before = store.calls();
+    let (before, asked) = (store.calls(), world.github.calls().len());
 
     thread::scope(|scope| {
         for number in 0..threads {
@@ -52,6 +65,7 @@ async fn no_forgery_is_taken_and_none_reaches_the_store() {
     println!("{count} forgeries, {} store calls", store.calls() - before);
     assert_eq!(store.calls(), before, "the store was asked");
     assert!(lab.seen().is_empty(), "the upstream was asked");
+    assert_eq!(world.github.calls().len(), asked, "GitHub was asked");
     genuine.works(&lab, &regrant).await;
 }
 
@@ -62,7 +76,7 @@ fn present(mut forger: Forger<'_>, regrant: &Regrant, gateway: &Gateway, count: 
     let runtime = { runtime }.enable_time().build().unwrap();
     runtime.block_on(async {
         for number in 0..count {
-            match number % 4 {
+            match number % 6 {
                 0 => {
                     let forgery = forger.forge("rgat_");
                     let answer = send(gateway, post(&forgery, "")).await;
@@ -82,6 +96,17 @@ fn present(mut forger: Forger<'_>, regrant: &Regrant, gateway: &Gateway, count: 
                     let answer = ask(regrant, form("/oauth/revoke", &[("token", &forgery)])).await;
                     assert_eq!(answer.status, StatusCode::OK, "{forgery}");
                 }
+                3 => {
+                    let forgery = forger.forge("ghr_");
+                    let answer = repo_grants::redeem(regrant, &forgery).await;
+                    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{forgery}");
+                    assert_eq!(answer.text("error"), "invalid_grant", "{forgery}");
+                }
+                4 => {
+                    let forgery = forger.forge("ghr_");
+                    let answer = repo_grants::revoke(regrant, &forgery).await;
+                    assert_eq!(answer.status, StatusCode::OK, "{forgery}");
+                }
                 _ => {
                     let forgery = forger.forge("rgac_");
                     let answer = redeem(regrant, &forgery).await;
@@ -99,6 +124,7 @@ struct Genuine {
     /// The last of each grant is the newest.
     refresh: Vec<String>,
     codes: Vec<String>,
+    repo_grants: Vec<String>,
 }
 
 impl Genuine {
@@ -107,6 +133,7 @@ impl Genuine {
             access: Vec::new(),
             refresh: Vec::new(),
             codes: Vec::new(),
+            repo_grants: Vec::new(),
         };
         for _ in 0..GRANTS {
             let issued = lab.issue(regrant).await;
@@ -128,13 +155,15 @@ impl Genuine {
     }
 
     fn all(&self) -> impl Iterator<Item = &String> {
-        self.access.iter().chain(&self.refresh).chain(&self.codes)
+        let ours = self.access.iter().chain(&self.refresh);
+        ours.chain(&self.codes).chain(&self.repo_grants)
     }
 
     fn named(&self, prefix: &str) -> &[String] {
         match prefix {
             "rgat_" => &self.access,
             "rgrt_" => &self.refresh,
+            "ghr_" => &self.repo_grants,
             _ => &self.codes,
         }
     }
@@ -155,6 +184,10 @@ impl Genuine {
         }
         for code in &self.codes {
             assert_eq!(redeem(regrant, code).await.status, StatusCode::OK);
+        }
+        for token in &self.repo_grants {
+            let answer = repo_grants::redeem(regrant, token).await;
+            assert_eq!(answer.status, StatusCode::OK);
         }
     }
 }
@@ -248,10 +281,12 @@ impl<'a> Forger<'a> {
                     &self.genuine.access,
                     &self.genuine.refresh,
                     &self.genuine.codes,
+                    &self.genuine.repo_grants,
                 ];
-                let others = others[random.usize(..3)];
+                let others = others[random.usize(..4)];
                 let other = &others[random.usize(..others.len())];
-                format!("{prefix}{}", other.split_at(prefix.len()).1)
+                let (_prefix, rest) = other.split_once('_').unwrap();
+                format!("{prefix}{rest}")
             }
             // Another grant, or this one in capitals.
             _ => {
@@ -271,7 +306,8 @@ impl<'a> Forger<'a> {
 /// The grant that a token names, and the bytes that it encodes.
 fn parts(token: &str) -> (&str, Vec<u8>) {
     let (head, tail) = token.split_once('.').unwrap();
-    (head.split_at(5).1, URL_SAFE_NO_PAD.decode(tail).unwrap())
+    let (_prefix, id) = head.split_once('_').unwrap();
+    (id, URL_SAFE_NO_PAD.decode(tail).unwrap())
 }
 
 async fn redeem(regrant: &Regrant, code: &str) -> crate::support::Answer {

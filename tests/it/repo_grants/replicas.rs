@@ -227,3 +227,28 @@ async fn a_redemption_after_one_that_failed_waits_until_github_may_be_asked_agai
     assert_eq!(answer.status, 200);
     assert_eq!(deployment.mints_asked() - asked, 2);
 }
+
+/// What an upstream refuses within a minute of its last refusal is not refreshed
+/// again; that is no word on a redemption.
+#[tokio::test]
+async fn a_redemption_does_not_share_the_failure_of_an_upstreams_second_refusal() {
+    let world = World::start().await;
+    let regrant = world.regrant().await;
+    let minted = world.mint(&regrant).await;
+    let gateway = regrant.layer("github").unwrap();
+    let gateway = gateway.layer(always(StatusCode::UNAUTHORIZED));
+    let access = minted.proxied.access_token.expose();
+    assert_eq!(send(&gateway, post(access, "call")).await.status, 401);
+    let asked = world.mints_asked();
+
+    // The request begins the flight, and the redemption joins it.
+    let request = send(&gateway, post(access, "call"));
+    let redemption = redeem(&regrant, minted.refresh_token.expose());
+    let (refused, redeemed) = join(request, redemption).await;
+
+    assert_eq!(
+        (refused.status.as_u16(), redeemed.status.as_u16()),
+        (401, 200)
+    );
+    assert_eq!(world.mints_asked() - asked, 1);
+}
