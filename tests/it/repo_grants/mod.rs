@@ -2,6 +2,7 @@
 //! App's JWT and holds tokens to their installation, repositories and
 //! permissions.
 
+mod mint;
 mod redeem;
 mod revoke;
 
