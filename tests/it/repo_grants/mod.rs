@@ -3,6 +3,7 @@
 //! permissions.
 
 mod mint;
+mod proxied;
 mod redeem;
 mod revoke;
 

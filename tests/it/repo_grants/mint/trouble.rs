@@ -50,7 +50,9 @@ async fn what_github_says_to_minting_tells_who_must_act_and_how_long_to_wait() {
         assert_eq!(error.code(), code, "{what}");
         let after = after.map(Duration::from_secs);
         assert_eq!(error.retry_after(), after, "{what}");
-        assert!(!told(&error).contains("canary"), "{what}: {}", told(&error));
+        let told = told(&error);
+        assert!(!told.contains("canary"), "{what}: {told}");
+        assert!(!told.contains(world.caller.expose()), "{what}: {told}");
         assert_eq!(store.calls(), stored, "{what}: nothing is stored");
         assert_eq!(world.mints_asked(), 1, "{what}: asked once");
 
