@@ -2,6 +2,7 @@
 //! App's JWT and holds tokens to their installation, repositories and
 //! permissions.
 
+mod expiry;
 mod mint;
 mod proxied;
 mod redeem;
