@@ -53,7 +53,7 @@ async fn a_grant_that_nobody_redeemed_for_ninety_days_has_expired_to_the_second(
 async fn a_redemption_in_the_last_second_begins_another_ninety_days() {
     let life = Life::start().await;
     for _ in 0..3 {
-        life.world.clock.advance(90 * DAY - SECOND);
+        life.world.clock.advance(just_before(90 * DAY));
         assert_eq!(life.redeem().await.status, 200);
     }
     life.world.clock.advance(90 * DAY);
@@ -63,7 +63,7 @@ async fn a_redemption_in_the_last_second_begins_another_ninety_days() {
 #[tokio::test]
 async fn a_redemption_that_fails_begins_nothing() {
     let life = Life::start().await;
-    life.world.clock.advance(90 * DAY - SECOND);
+    life.world.clock.advance(just_before(90 * DAY));
     let fault = crate::github::Fault::answer(http::StatusCode::BAD_GATEWAY, "{}");
     life.world.github.fail_next(Endpoint::Mint, fault);
     assert_eq!(life.redeem().await.status, 503);
@@ -78,7 +78,7 @@ async fn the_lifetime_is_that_of_the_policy_and_the_newest_token_ends_with_it() 
     let life = Life::of(lifetime).await;
     let now = regrant::clock::Clock::now(&life.world.clock);
     assert_eq!(life.minted.refresh_token_expires_at, now + lifetime);
-    life.world.clock.advance(lifetime - SECOND);
+    life.world.clock.advance(just_before(lifetime));
     let newest = life.redeem().await.text("access_token");
     life.world.clock.advance(lifetime);
     assert!(life.world.github.is_live(&newest));
@@ -94,7 +94,7 @@ async fn the_lifetime_is_that_of_the_policy_and_the_newest_token_ends_with_it() 
 #[tokio::test]
 async fn a_redemption_that_github_holds_across_the_deadline_is_in_time() {
     let life = Life::start().await;
-    life.world.clock.advance(90 * DAY - SECOND);
+    life.world.clock.advance(just_before(90 * DAY));
     let gate = life.world.github.hold(Endpoint::Mint);
     let passing = async {
         gate.until_waiting(1).await;
@@ -105,14 +105,14 @@ async fn a_redemption_that_github_holds_across_the_deadline_is_in_time() {
     let (answer, ()) = tokio::join!(life.redeem(), passing);
 
     assert_eq!(answer.status, 200);
-    life.world.clock.advance(90 * DAY - SECOND);
+    life.world.clock.advance(just_before(90 * DAY));
     assert_eq!(life.redeem().await.status, 200);
 }
 
 #[tokio::test]
 async fn who_comes_after_the_deadline_does_not_end_what_github_holds_from_before_it() {
     let life = Life::start().await;
-    life.world.clock.advance(90 * DAY - SECOND);
+    life.world.clock.advance(just_before(90 * DAY));
     let gate = life.world.github.hold(Endpoint::Mint);
     let late = async {
         gate.until_waiting(1).await;
@@ -132,7 +132,7 @@ async fn who_comes_after_the_deadline_does_not_end_what_github_holds_from_before
 #[tokio::test]
 async fn who_comes_after_the_deadline_does_not_end_what_is_about_to_be_noted() {
     let life = Life::start().await;
-    life.world.clock.advance(90 * DAY - SECOND);
+    life.world.clock.advance(just_before(90 * DAY));
     life.store.set_slides(Slides::Hold);
     let late = async {
         life.store.until_slide_is_held().await;
@@ -165,7 +165,7 @@ async fn a_use_that_cannot_be_noted_costs_nobody_the_token() {
     assert!(life.world.github.is_live(&answer.text("access_token")));
     life.store.set_slides(Slides::Pass);
     // It is good for as long as it was.
-    life.world.clock.advance(30 * DAY - SECOND);
+    life.world.clock.advance(just_before(30 * DAY));
     let grant = life.store.grant(life.minted.grant_id).await.unwrap();
     assert_eq!(grant.unwrap().revoked, None);
     life.world.clock.advance(SECOND);
@@ -256,6 +256,10 @@ impl Life {
             (400, "invalid_grant")
         );
     }
+}
+
+fn just_before(time: Duration) -> Duration {
+    time.checked_sub(SECOND).unwrap()
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@ mod mint;
 mod proxied;
 mod redeem;
 mod revoke;
+mod secrecy;
 
 use std::sync::Arc;
 use std::time::Duration;

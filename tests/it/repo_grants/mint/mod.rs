@@ -274,12 +274,12 @@ async fn refused(
 
 /// All that an error tells, of itself and of what caused it.
 pub(super) fn told(error: &MintError) -> String {
-    let (mut told, mut cause): (_, Option<&dyn Error>) = (String::new(), Some(error));
+    let (mut told, mut cause): (_, Option<&dyn Error>) = (Vec::new(), Some(error));
     while let Some(error) = cause {
-        told += &format!("{error} {error:?}\n");
+        told.push(format!("{error} {error:?} {error:#?}"));
         cause = error.source();
     }
-    told
+    told.join("\n")
 }
 
 /// A world whose GitHub writes down the `Authorization` of every call.
