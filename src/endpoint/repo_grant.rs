@@ -29,6 +29,7 @@ use crate::error::RefreshErrorKind;
 use crate::issue::remaining;
 use crate::refresh;
 use crate::refresh::Want;
+use crate::refresh::lease;
 use crate::response::OwnBody;
 use crate::settings::RepoGrantPolicy;
 use crate::state::Core;
@@ -116,12 +117,28 @@ async fn living(
         if core.clock.now() < policy.deadline(grant.last_used_at) {
             return Ok(Some(grant));
         }
-        if core.expire_grant(&grant).await? {
+        if !is_in_use(core, &grant).await? && core.expire_grant(&grant).await? {
             return Ok(None);
         }
         // It was redeemed in time after all, by somebody who is only now done.
     }
     Err(OAuthError::unavailable("the grant is in use"))
+}
+
+/// Whether somebody who came in time may be about to note that use: with a token
+/// that was minted since the last one. Waits for whoever is minting.
+async fn is_in_use(core: &Core, grant: &Grant) -> Result<bool, StoreError> {
+    let Some(held) = grant.credentials.first() else {
+        return Ok(false);
+    };
+    let Some(row) = lease::take(core, held.id).await? else {
+        return Ok(false);
+    };
+    // Whoever comes from now on is late as well.
+    lease::give_back(core, &row).await?;
+    let age = core.clock.now().duration_since(row.refreshed_at);
+    let is_recent = age.is_ok_and(|age| age < 2 * core.timings.wait_budget);
+    Ok(is_recent && row.refreshed_at > grant.last_used_at)
 }
 
 /// The grant that this token was issued for, if it has not ended.

@@ -117,7 +117,7 @@ async fn no_token_is_in_the_database_the_log_an_error_or_a_debug() {
 }
 
 /// What a thief of backups gets.
-async fn dump(database: &Database) -> String {
+pub(crate) async fn dump(database: &Database) -> String {
     let output = Command::new(program("pg_dump"))
         .args(["--inserts", "--dbname", &database.url])
         .output()
@@ -127,7 +127,7 @@ async fn dump(database: &Database) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn hex(text: &str) -> String {
+pub(crate) fn hex(text: &str) -> String {
     let bytes = text.bytes();
     bytes.fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }

@@ -3,9 +3,13 @@
 //! permissions.
 
 mod crowd;
+mod expiry;
+mod mint;
+mod proxied;
 mod redeem;
 mod replicas;
 mod revoke;
+mod secrecy;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -36,6 +36,7 @@ use regrant::store::Store;
 use regrant::store::StoreError;
 use regrant::store::StoreErrorKind;
 use regrant::store::memory::MemoryStore;
+use tokio::sync::watch;
 
 /// A memory store with a switch, and a count of the calls it got.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +44,25 @@ pub(crate) struct FlakyStore {
     inner: MemoryStore,
     is_down: Arc<AtomicBool>,
     is_read_only: Arc<AtomicBool>,
+    slides: Arc<watch::Sender<Slides>>,
     loses_rotation: Arc<AtomicBool>,
     panics: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     last_call: Arc<OnceLock<usize>>,
     claim_delay: Duration,
     yields: usize,
+}
+
+/// What becomes of noting the use of a grant.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Slides {
+    #[default]
+    Pass,
+    Fail,
+    /// The next one waits until they pass again.
+    Hold,
+    /// It waits.
+    Held,
 }
 
 impl FlakyStore {
@@ -79,6 +93,17 @@ impl FlakyStore {
     /// Nothing can be settled.
     pub(crate) fn set_read_only(&self, is_read_only: bool) {
         self.is_read_only.store(is_read_only, Ordering::SeqCst);
+    }
+
+    /// What becomes of noting the use of a grant.
+    pub(crate) fn set_slides(&self, slides: Slides) {
+        self.slides.send_replace(slides);
+    }
+
+    /// Returns when a use is held.
+    pub(crate) async fn until_slide_is_held(&self) {
+        let mut slides = self.slides.subscribe();
+        slides.wait_for(|now| *now == Slides::Held).await.unwrap();
     }
 
     /// The next rotation is carried out, yet seems not to be: as after a
@@ -211,7 +236,19 @@ impl Store for FlakyStore {
     }
 
     fn slide(&self, id: GrantId, at: SystemTime) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.unless_down(async move { self.inner.slide(id, at).await }.boxed())
+        let slides = *self.slides.borrow();
+        if slides == Slides::Fail {
+            return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
+        }
+        let sliding = async move {
+            if slides == Slides::Hold {
+                self.set_slides(Slides::Held);
+                let mut slides = self.slides.subscribe();
+                slides.wait_for(|now| *now == Slides::Pass).await.unwrap();
+            }
+            self.inner.slide(id, at).await
+        };
+        self.unless_down(sliding.boxed())
     }
 
     fn expire_grant(
