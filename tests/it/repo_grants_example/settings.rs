@@ -1,6 +1,7 @@
 //! What the settings switch on, and which are refused.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use http::StatusCode;
 use reqwest::Client;
@@ -110,7 +111,9 @@ async fn the_tour_mints_at_no_github_but_its_own() {
 /// Ends with 2 and one line, which names the variable and shows no value.
 async fn is_refused(mut command: Command, named: &str, said: &[&str]) {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.unwrap();
+    // What is accepted runs on.
+    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    let output = output.expect("it ends by itself").unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{named}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -124,3 +127,5 @@ async fn is_refused(mut command: Command, named: &str, said: &[&str]) {
     assert!(!stderr.contains("canary"), "{stderr}");
     assert!(output.stdout.is_empty());
 }
+
+const PATIENCE: Duration = Duration::from_secs(20);
