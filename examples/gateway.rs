@@ -14,12 +14,20 @@
     reason = "a program speaks to its user"
 )]
 
+#[path = "repo_grants/app.rs"]
+mod app;
+#[path = "gateway/environment.rs"]
+mod environment;
 #[path = "gateway/provider.rs"]
 mod provider;
 #[path = "gateway/proxy.rs"]
 mod proxy;
+#[path = "gateway/serving.rs"]
+mod serving;
 #[path = "gateway/settings.rs"]
 mod settings;
+#[path = "gateway/storage.rs"]
+mod storage;
 #[path = "gateway/tour.rs"]
 mod tour;
 #[path = "gateway/upstream.rs"]
@@ -38,21 +46,17 @@ use axum::routing::any;
 use regrant::Issued;
 use regrant::Login;
 use regrant::Regrant;
-use regrant::RegrantBuilder;
-use regrant::StartError;
 use regrant::error::ConfigError;
 use regrant::provider::Expiry;
 use regrant::provider::oauth2::OAuth2Provider;
 use regrant::secret::UpstreamAccessToken;
 use regrant::secret::UpstreamRefreshToken;
-use regrant::store::memory::MemoryStore;
-use regrant::store::postgres::PostgresStore;
 use tokio::net::TcpListener;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 
+use crate::environment::Invalid;
+use crate::environment::chain;
+use crate::environment::failed;
 use crate::proxy::Proxy;
-use crate::settings::Invalid;
 use crate::settings::Settings;
 use crate::settings::Upstream;
 
@@ -93,14 +97,7 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", chain(&*error));
-            if error.is::<Invalid>() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+        Err(error) => failed(&*error),
     }
 }
 
@@ -129,9 +126,7 @@ impl Running {
         settings: Settings,
         listen: SocketAddr,
     ) -> Result<Self, Box<dyn Error>> {
-        let listener = TcpListener::bind(settings.listen.unwrap_or(listen))
-            .await
-            .map_err(|error| Invalid::new("GATEWAY_LISTEN", format!("cannot listen: {error}")))?;
+        let listener = serving::bind(settings.listen.unwrap_or(listen)).await?;
         let address = listener.local_addr()?;
         let public_url = settings
             .public_url
@@ -169,30 +164,7 @@ impl Running {
 
     /// Serves until SIGTERM or SIGINT, then finishes what is under way.
     pub(crate) async fn until_terminated(self) -> Result<(), Box<dyn Error>> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let (draining, mut drained) = tokio::sync::watch::channel(false);
-        let asked = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            draining.send_replace(true);
-        };
-        let limit = async move {
-            if drained.wait_for(|asked| *asked).await.is_ok() {
-                tokio::time::sleep(DRAIN_LIMIT).await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            served = axum::serve(self.listener, self.router).with_graceful_shutdown(asked) => served?,
-            // Streams may stay open for ever.
-            () = limit => {}
-        }
-        self.regrant.drain(DRAIN_LIMIT).await;
-        Ok(())
+        Ok(serving::until_terminated(self.listener, self.router, &self.regrant).await?)
     }
 }
 
@@ -213,44 +185,23 @@ async fn start_regrant(
     settings: Settings,
     public_url: &str,
     provider: OAuth2Provider,
-) -> Result<Regrant, Box<dyn Error>> {
-    let configured = |builder: RegrantBuilder| {
-        let builder = builder
-            .provider(PROVIDER, provider)
-            .lifetimes(settings.lifetimes)
-            .timings(settings.timings);
-        match settings.authorization_endpoint {
-            Some(url) => builder.authorization_endpoint(url),
-            None => builder,
-        }
-    };
-    let Some(url) = &settings.database_url else {
-        let builder = Regrant::builder(public_url, MemoryStore::new(), settings.keyring);
-        return configured(builder)
-            .start()
-            .await
-            .map_err(|error| Invalid::new("GATEWAY_PUBLIC_URL", chain(&error)).into());
-    };
-
-    let invalid = |error: &dyn Error| Invalid::new("DATABASE_URL", chain(error));
-    let store = PostgresStore::connect(url)
-        .map_err(|error| invalid(&error))?
-        .budget(settings.timings.wait_budget);
-    store.migrate().await.map_err(|error| invalid(&error))?;
-    let builder = Regrant::builder(public_url, store, settings.keyring);
-    configured(builder).start().await.map_err(|error| {
-        let name = if matches!(
-            error,
-            StartError::KeyMissing { .. } | StartError::KeyChanged { .. }
-        ) {
-            "REGRANT_KEYS"
-        } else if matches!(error, StartError::Config(_)) {
-            "GATEWAY_PUBLIC_URL"
-        } else {
-            "DATABASE_URL"
-        };
-        Invalid::new(name, chain(&error)).into()
-    })
+) -> Result<Regrant, Invalid> {
+    let storage = settings.storage;
+    storage
+        .start(public_url, settings.timings, |builder| {
+            let mut builder = builder
+                .provider(PROVIDER, provider)
+                .lifetimes(settings.lifetimes);
+            if let Some(url) = settings.authorization_endpoint {
+                builder = builder.authorization_endpoint(url);
+            }
+            // The layer serves their endpoints too.
+            if let Some((app, policy)) = settings.repo_grants {
+                builder = builder.repo_grants(app, policy);
+            }
+            builder
+        })
+        .await
 }
 
 /// A provider and an MCP server on loopback.
@@ -324,25 +275,8 @@ async fn spawn(router: Router) -> Result<String, Box<dyn Error>> {
     Ok(format!("http://{address}"))
 }
 
-/// An error with all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| (*error).source());
-    causes
-        .map(ToString::to_string)
-        .fold(error.to_string(), |text, cause| {
-            // Some errors repeat their cause in their own words.
-            if text.ends_with(&cause) {
-                text
-            } else {
-                format!("{text}: {cause}")
-            }
-        })
-        .replace('\n', " ")
-}
-
 const USAGE: &str = "usage: gateway [demo]: settings are environment variables, see README";
 const PROVIDER: &str = "default";
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8787);
 const DEMO_LIFETIME: Duration = Duration::from_secs(6);
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);

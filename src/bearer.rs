@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::header::ORIGIN;
 use zeroize::Zeroizing;
 
 use crate::rejection::Rejection;
@@ -28,6 +29,10 @@ impl AccessToken<'_> {
 
 /// RFC 6750 §2.1, and RFC 7617 §2 where Basic is accepted. One header, one token;
 /// the query string is not looked at.
+///
+/// Browsers keep a password and send it unasked, with requests of any page (the
+/// Fetch standard, "authentication entries"): with an `Origin` it is nobody's
+/// intent, and no token.
 pub(crate) fn access_token(
     headers: &HeaderMap,
     accepts_basic: bool,
@@ -42,7 +47,10 @@ pub(crate) fn access_token(
             .map(|token| AccessToken::Bearer(token.trim()))
             .map_err(|_error| Rejection::InvalidToken);
     }
-    if accepts_basic && let Some(encoded) = after(b"basic ", value.as_bytes()) {
+    if accepts_basic
+        && !headers.contains_key(ORIGIN)
+        && let Some(encoded) = after(b"basic ", value.as_bytes())
+    {
         return password(encoded).map(AccessToken::Password);
     }
     Err(Rejection::NoBearer)
@@ -142,6 +150,25 @@ mod tests {
         for (value, want) in [("bASIC  YTpiOmM= ", "b:c"), ("BASIC YTpi", "b")] {
             let headers = headers(&[value.as_bytes()]);
             assert_eq!(access_token(&headers, true).unwrap().expose(), want);
+        }
+    }
+
+    #[test]
+    fn a_page_brings_its_token_as_a_bearer_or_not_at_all() {
+        for origin in ["https://page.example", "null", ""] {
+            for (value, want) in [
+                (basic(b"x-access-token:abc"), None),
+                ("Basic *".to_owned(), None),
+                ("Bearer abc".to_owned(), Some("abc")),
+            ] {
+                let mut headers = headers(&[value.as_bytes()]);
+                headers.insert(ORIGIN, HeaderValue::from_static(origin));
+                let token = access_token(&headers, true);
+                match want {
+                    Some(want) => assert_eq!(token.unwrap().expose(), want),
+                    None => assert!(matches!(token, Err(Rejection::NoBearer)), "{value}"),
+                }
+            }
         }
     }
 

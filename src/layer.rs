@@ -125,8 +125,10 @@ impl RefreshLayer {
     /// [passes through](Self::pass_through).
     ///
     /// Browsers ask their users for a password upon such a challenge, and send it
-    /// again unasked: keep this to routes that pages have no business with. The
-    /// default is `false`.
+    /// again unasked. So a request with an `Origin` header, which is a page's, is
+    /// not served by Basic: it counts as one without a token. Not all requests of
+    /// a browser have one, so keep this to routes that pages have no business
+    /// with. The default is `false`.
     pub fn accept_basic(mut self, accept: bool) -> Self {
         Arc::make_mut(&mut self.route).accept_basic(accept);
         self

@@ -90,7 +90,8 @@ impl Route {
         self.challenges.offers_basic = accept;
     }
 
-    /// Whether a token of ours may come as the password of HTTP Basic.
+    /// Whether a token of ours may come as the password of HTTP Basic, but for
+    /// requests of pages.
     pub(crate) fn accepts_basic(&self) -> bool {
         self.challenges.offers_basic
     }

@@ -1,17 +1,21 @@
 //! Settings, all from the environment; times are in seconds.
 
-use std::env;
-use std::fmt;
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use axum::http::Uri;
+use regrant::provider::github::GitHubApp;
 use regrant::provider::oauth2::ClientAuthentication;
-use regrant::seal::Keyring;
 use regrant::secret::ClientSecret;
 use regrant::settings::Lifetimes;
+use regrant::settings::RepoGrantPolicy;
 use regrant::settings::Timings;
+
+use crate::app;
+use crate::environment::Invalid;
+use crate::environment::parsed;
+use crate::environment::text;
+use crate::storage::Storage;
 
 pub(crate) struct Settings {
     pub(crate) listen: Option<SocketAddr>,
@@ -19,9 +23,9 @@ pub(crate) struct Settings {
     pub(crate) authorization_endpoint: Option<String>,
     /// `None`: start a demo provider and a demo MCP server.
     pub(crate) upstream: Option<Upstream>,
-    /// `None`: keep everything in memory.
-    pub(crate) database_url: Option<String>,
-    pub(crate) keyring: Keyring,
+    pub(crate) storage: Storage,
+    /// `None`: hand out no repository tokens.
+    pub(crate) repo_grants: Option<(GitHubApp, RepoGrantPolicy)>,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) timings: Timings,
 }
@@ -38,27 +42,16 @@ pub(crate) struct Upstream {
 
 impl Settings {
     pub(crate) fn from_env() -> Result<Self, Invalid> {
-        let database_url = text("DATABASE_URL")?;
-        let keyring = match text("REGRANT_KEYS")? {
-            Some(keys) => Keyring::parse(&keys).map_err(|e| Invalid::new("REGRANT_KEYS", e))?,
-            None if database_url.is_some() => {
-                return Err(Invalid::new(
-                    "REGRANT_KEYS",
-                    "is required with DATABASE_URL: make one with `regrant keys generate`",
-                ));
-            }
-            None => Keyring::generate().map_err(|e| Invalid::new("REGRANT_KEYS", e))?,
-        };
-
+        let timings = timings()?;
         Ok(Self {
             listen: parsed("GATEWAY_LISTEN", "an address such as 127.0.0.1:8787")?,
             public_url: text("GATEWAY_PUBLIC_URL")?,
             authorization_endpoint: text("GATEWAY_AUTHORIZATION_ENDPOINT")?,
             upstream: Upstream::from_env()?,
-            database_url,
-            keyring,
+            storage: Storage::from_env()?,
+            repo_grants: app::from_env(timings.provider_timeout)?,
             lifetimes: lifetimes()?,
-            timings: timings()?,
+            timings,
         })
     }
 }
@@ -209,45 +202,3 @@ fn seconds(name: &'static str) -> Result<Option<Duration>, Invalid> {
         })
         .transpose()
 }
-
-fn parsed<T: FromStr>(name: &'static str, what: &str) -> Result<Option<T>, Invalid> {
-    text(name)?
-        .map(|text| text.trim().parse())
-        .transpose()
-        .map_err(|_error| Invalid::new(name, format!("must be {what}")))
-}
-
-/// An empty variable counts as unset.
-#[expect(clippy::disallowed_methods, reason = "a program reads its environment")]
-fn text(name: &'static str) -> Result<Option<String>, Invalid> {
-    match env::var(name) {
-        Ok(text) if text.is_empty() => Ok(None),
-        Ok(text) => Ok(Some(text)),
-        Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => Err(Invalid::new(name, "is not UTF-8")),
-    }
-}
-
-/// A setting that is missing or bad. Never shows its value: it may be a secret.
-#[derive(Debug)]
-pub(crate) struct Invalid {
-    name: &'static str,
-    reason: String,
-}
-
-impl Invalid {
-    pub(crate) fn new(name: &'static str, reason: impl fmt::Display) -> Self {
-        Self {
-            name,
-            reason: reason.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.reason)
-    }
-}
-
-impl std::error::Error for Invalid {}

@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::DEMO_LIFETIME;
 use crate::Demo;
 use crate::Running;
+use crate::environment::Invalid;
 use crate::provider::Counts;
-use crate::settings::Invalid;
 use crate::settings::Settings;
 
 /// Takes the tour. `false` if anything was not as promised.

@@ -9,6 +9,7 @@ use http::HeaderValue;
 use http::Request;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
+use http::header::ORIGIN;
 use http::header::WWW_AUTHENTICATE;
 use http_body_util::Full;
 use regrant::RefreshLayer;
@@ -48,6 +49,33 @@ async fn a_token_as_the_password_is_as_good_as_a_bearer_where_that_is_accepted()
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     assert_eq!(errors(&answer), [""]);
     assert_eq!(lab.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn what_a_page_sends_is_not_served_by_the_password_that_a_browser_kept() {
+    let (lab, regrant, issued) = issued().await;
+    let access = issued.access_token.expose();
+    let page = |mut request: Request<Full<Bytes>>| {
+        let origin = HeaderValue::from_static("https://page.example");
+        request.headers_mut().insert(ORIGIN, origin);
+        request
+    };
+    let gateway = layer(&regrant).layer(lab.upstream());
+
+    let answer = send(&gateway, page(of("x-access-token", access))).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(errors(&answer), ["", "basic"]);
+    assert!(lab.seen().is_empty());
+    let answer = send(&gateway, page(post(access, ""))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+
+    // Nor does it get past us where others than ours may.
+    let passing = layer(&regrant).pass_through(true).layer(lab.witness());
+    let answer = send(&passing, page(of("x-access-token", access))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let seen = lab.seen().pop().unwrap();
+    assert!(!seen.headers.contains_key(AUTHORIZATION));
+    assert_eq!(seen.grant, None);
 }
 
 #[tokio::test]

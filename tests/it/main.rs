@@ -50,6 +50,7 @@ mod providers;
 mod races;
 mod replay;
 mod repo_grants;
+mod repo_grants_example;
 mod revocation;
 mod scopes;
 mod sdk;

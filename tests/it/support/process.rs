@@ -20,7 +20,12 @@ pub(crate) struct GatewayProcess {
 impl GatewayProcess {
     /// Starts it with these variables, and waits for its line.
     pub(crate) async fn start(variables: &[(&str, &str)]) -> Self {
-        let mut child = gateway(variables)
+        Self::of(gateway(variables)).await
+    }
+
+    /// Starts another program that says where it listens.
+    pub(crate) async fn of(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
