@@ -122,7 +122,8 @@ impl Answer {
     pub(crate) fn summary(&self) -> String {
         let tool = self.tool().and_then(|tool| tool.get("name")?.as_str());
         let texts = ["error", "full_name"].iter().find_map(|it| self.text(it));
-        let what = tool.or(texts);
+        let failure = self.body.pointer("/result/structuredContent/error");
+        let what = tool.or(texts).or_else(|| failure?.as_str());
         let is_token = self.minted().is_some() || self.text("access_token").is_some();
         let status = self.status.as_u16();
         match what.or(is_token.then_some("a token")) {
