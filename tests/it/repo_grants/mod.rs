@@ -8,6 +8,7 @@ mod proxied;
 mod redeem;
 mod revoke;
 mod secrecy;
+mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;
