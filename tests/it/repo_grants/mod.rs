@@ -10,6 +10,7 @@ mod redeem;
 mod replicas;
 mod revoke;
 mod secrecy;
+mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -93,6 +93,20 @@ async fn a_repository_out_of_the_callers_reach_is_not_accessible() {
 }
 
 #[tokio::test]
+async fn a_repository_of_the_same_name_and_another_owner_is_another() {
+    let world = World::start().await;
+    let regrant = world.regrant().await;
+    let listed = r#"{"repositories":[{"id":999,"name":"web","owner":{"login":"eve"}}]}"#;
+    let fault = Fault::answer(StatusCode::OK, listed);
+    world.github.fail_all(Endpoint::UserRepositories, fault);
+
+    let error = refused(&regrant, &web(), Some(&world.caller)).await;
+
+    assert_eq!(error.code(), "repo_not_accessible");
+    assert_eq!(world.mints_asked(), 0);
+}
+
+#[tokio::test]
 async fn a_refusal_of_a_list_is_the_refusal_of_what_would_be_in_it() {
     for (endpoint, status, want) in [
         (Endpoint::UserInstallations, 401, "unauthorized_caller"),
