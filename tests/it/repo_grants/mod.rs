@@ -11,6 +11,7 @@ mod replicas;
 mod revoke;
 mod secrecy;
 mod stored;
+mod widening;
 
 use std::sync::Arc;
 use std::time::Duration;
