@@ -23,7 +23,6 @@ use super::TOKEN;
 use super::World;
 use super::post;
 use super::redeem;
-use super::web;
 use crate::github::Caller;
 use crate::github::Endpoint;
 use crate::github::Fault;
