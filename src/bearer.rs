@@ -60,7 +60,7 @@ pub(crate) fn access_token(
 pub(crate) fn is_basic(headers: &HeaderMap) -> bool {
     headers
         .get(AUTHORIZATION)
-        .is_some_and(|value| after(b"basic", value.as_bytes()).is_some())
+        .is_some_and(|value| after(b"basic", value.as_bytes().trim_ascii_start()).is_some())
 }
 
 /// The password of Basic credentials. User names may be in any charset and have no

@@ -24,6 +24,7 @@ use crate::secret::GatewayRefreshToken;
 use crate::state::Core;
 use crate::store::Code;
 use crate::store::DISCONNECTED;
+use crate::store::DirectToken;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::REVOKED;
@@ -329,7 +330,7 @@ pub(crate) struct Holder {
     pub(crate) confidential: bool,
     pub(crate) scope: Option<String>,
     pub(crate) resource: Option<String>,
-    /// As in [`Grant::direct_hash`].
+    /// As in [`DirectToken::hash`].
     pub(crate) direct_hash: Option<[u8; 32]>,
 }
 
@@ -363,7 +364,9 @@ impl NewGrant {
             generation: 0,
             refresh_hash: pair.refresh_hash,
             previous_hash: None,
-            direct_hash: holder.direct_hash,
+            direct: holder
+                .direct_hash
+                .map(|hash| DirectToken { hash, used_at: now }),
             rotated_at: None,
             rotations: Vec::new(),
             access_expires_at,

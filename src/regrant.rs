@@ -32,6 +32,8 @@ use crate::provider::github::GitHubApp;
 use crate::refresh::Breakers;
 use crate::refresh::Flights;
 use crate::refusals::Refusals;
+#[cfg(feature = "reqwest")]
+use crate::repo_grants::is_given;
 use crate::resource;
 use crate::revocation;
 use crate::seal::Keyring;
@@ -96,6 +98,7 @@ impl Regrant {
             repo_grants: None,
             #[cfg(feature = "reqwest")]
             github_app: None,
+            name_given_twice: None,
             jitter_seed: None,
         }
     }
@@ -181,13 +184,17 @@ pub struct RegrantBuilder {
     repo_grants: Option<RepoGrantPolicy>,
     #[cfg(feature = "reqwest")]
     github_app: Option<GitHubApp>,
+    name_given_twice: Option<Box<str>>,
     jitter_seed: Option<u64>,
 }
 
 impl RegrantBuilder {
-    /// Adds a provider under a short name such as `linear`.
+    /// Adds a provider under a short name such as `linear`. A name is given once:
+    /// credentials are kept by it.
     pub fn provider(mut self, name: impl Into<Box<str>>, provider: impl Provider) -> Self {
-        self.providers.insert(name.into(), Arc::new(provider));
+        let name = name.into();
+        let before = self.providers.insert(name.clone(), Arc::new(provider));
+        self.name_given_twice = self.name_given_twice.or(before.map(|_provider| name));
         self
     }
 
@@ -195,10 +202,7 @@ impl RegrantBuilder {
     /// [repo grants](crate::repo_grants).
     #[cfg(feature = "reqwest")]
     pub fn repo_grants(mut self, app: GitHubApp, policy: RepoGrantPolicy) -> Self {
-        let app = match &policy.widening {
-            Some((permission, access)) => app.widening(permission, access),
-            None => app,
-        };
+        let app = app.widening(policy.widening.clone());
         self.github_app = Some(app.clone());
         let name = policy.provider.clone();
         self.repo_grants = Some(policy);
@@ -312,8 +316,23 @@ impl RegrantBuilder {
                 "must be an absolute http or https URL (RFC 8414 §2)",
             )));
         }
+        if let Some(name) = self.name_given_twice {
+            return Err(StartError::Config(ConfigError::new(
+                "provider",
+                format!("`{name}` was added twice: give the second one another name"),
+            )));
+        }
         if let Some(policy) = &self.repo_grants {
             policy.check().map_err(StartError::Config)?;
+            #[cfg(feature = "reqwest")]
+            if let Some((permission, access)) = &policy.widening
+                && !is_given(permission, access)
+            {
+                return Err(StartError::Config(ConfigError::new(
+                    "widening of repo grants",
+                    "is by a permission that is not given to them",
+                )));
+            }
             if !self.store.is_durable() {
                 tracing::warn!("repo grants are kept in memory: they end with this process");
             }

@@ -258,7 +258,7 @@ impl<'a> Ending<'a> {
     fn may_be_a_new_login(&self, row: &Credential) -> bool {
         // Nobody logs in to the credential of a direct grant: it is the grant's
         // alone.
-        if self.grant.direct_hash.is_some() {
+        if self.grant.direct.is_some() {
             return false;
         }
         let (came_at, now) = (row.refreshed_at, self.core.clock.now());

@@ -121,14 +121,16 @@ impl Core {
         revoked
     }
 
-    /// Ends a direct grant that was not redeemed for too long. `false` if it was
+    /// Ends a direct grant that nobody used for too long. `false` if somebody did
     /// after all.
     pub(crate) async fn expire_grant(self: &Arc<Self>, grant: &Grant) -> Result<bool, StoreError> {
-        let (id, used_until) = (grant.id, grant.last_used_at);
-        let expired = self
-            .store
-            .expire_grant(id, used_until, self.clock.now())
-            .await;
+        let Some(direct) = &grant.direct else {
+            return Ok(false);
+        };
+        let (id, redeemed_at, last_used_at) = (grant.id, direct.used_at, grant.last_used_at);
+        let now = self.clock.now();
+        let expired = self.store.expire_grant(id, redeemed_at, last_used_at, now);
+        let expired = expired.await;
         self.cache.forget(id);
         if matches!(expired, Ok(true)) {
             self.note_end(grant.into(), RevocationReason::Expired);

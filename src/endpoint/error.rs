@@ -137,6 +137,10 @@ impl OAuthError {
         self.status.is_client_error()
     }
 
+    pub(super) fn is_invalid_request(&self) -> bool {
+        self.status == StatusCode::BAD_REQUEST && self.code == "invalid_request"
+    }
+
     pub(super) fn is_invalid_client(&self) -> bool {
         self.status == StatusCode::UNAUTHORIZED
     }

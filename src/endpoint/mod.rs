@@ -176,7 +176,7 @@ where
         Endpoint::Revoke => revoke::revoke(core, form::read(request).await?).await,
         Endpoint::Introspect => introspect::introspect(core, form::read(request).await?).await,
         Endpoint::RepoGrantToken => repo_grant::redeem(core, form::read(request).await?).await,
-        Endpoint::RepoGrantRevoke => repo_grant::revoke(core, form::read(request).await?).await,
+        Endpoint::RepoGrantRevoke => repo_grant::revoke(core, form::read(request).await).await,
         Endpoint::ServerMetadata => {
             let metadata = metadata::server(core);
             Ok(metadata::respond(&metadata, request.headers(), is_head))

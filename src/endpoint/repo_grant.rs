@@ -2,8 +2,9 @@
 //!
 //! 1. What we did not issue is refused without the store, and nothing but the
 //!    secret redeems or revokes: knowing a grant's id is not enough.
-//! 2. The refresh token is stable. Redeeming it begins the grant's lifetime anew,
-//!    in one update that a revocation makes void.
+//! 2. The refresh token is stable. Redeeming it begins its lifetime anew, in one
+//!    update that a revocation makes void. The pair of the same grant, which goes
+//!    through the layer, has a lifetime of its own.
 //! 3. Every redemption mints, through the coordinator that refreshes all other
 //!    credentials: of those that are under way at once one asks GitHub, on
 //!    whichever replica, and all get the same token.
@@ -11,6 +12,7 @@
 //!    the grant. Trouble, at GitHub or of ours, is a 503.
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use http::Response;
@@ -33,6 +35,7 @@ use crate::refresh::lease;
 use crate::response::OwnBody;
 use crate::settings::RepoGrantPolicy;
 use crate::state::Core;
+use crate::store::DirectToken;
 use crate::store::Grant;
 use crate::store::RevocationReason;
 use crate::store::StoreError;
@@ -88,15 +91,28 @@ pub(super) async fn redeem(core: &Arc<Core>, form: Form) -> Result<Response<OwnB
     Ok(success(&grant, token, &minted, core.clock.now()))
 }
 
-/// RFC 7009 §2: 200 for whatever is sent, but for the store in trouble.
-pub(super) async fn revoke(core: &Arc<Core>, form: Form) -> Result<Response<OwnBody>, OAuthError> {
+/// RFC 7009 §2.2: 200 for whatever is sent and however, but for what is too large
+/// or too slow, and for the store in trouble.
+pub(super) async fn revoke(
+    core: &Arc<Core>,
+    form: Result<Form, OAuthError>,
+) -> Result<Response<OwnBody>, OAuthError> {
+    let form = match form {
+        Ok(form) => form,
+        Err(error) if error.is_invalid_request() => return Ok(revoked()),
+        Err(error) => return Err(error),
+    };
     if let Some(token) = form.text("token")
-        && let Some(grant) = presented(core, token).await?
-        && is_of_client(&form, policy(core)?, Some(&grant))?
+        && let Some((grant, _direct)) = presented(core, token).await?
+        && is_of_client(&form, policy(core)?, Some(&grant)).unwrap_or(false)
     {
         core.revoke_grant(&grant, RevocationReason::Client).await?;
     }
-    Ok(json(StatusCode::OK, &json!({})))
+    Ok(revoked())
+}
+
+fn revoked() -> Response<OwnBody> {
+    json(StatusCode::OK, &json!({}))
 }
 
 fn policy(core: &Core) -> Result<&RepoGrantPolicy, OAuthError> {
@@ -111,13 +127,23 @@ async fn living(
     token: &str,
 ) -> Result<Option<Grant>, OAuthError> {
     for _ in 0..LOOKS {
-        let Some(grant) = presented(core, token).await? else {
+        let Some((grant, direct)) = presented(core, token).await? else {
             return Ok(None);
         };
-        if core.clock.now() < policy.deadline(grant.last_used_at) {
+        let (now, deadline) = (core.clock.now(), policy.deadline(direct.used_at));
+        if now < deadline {
             return Ok(Some(grant));
         }
-        if !is_in_use(core, &grant).await? && core.expire_grant(&grant).await? {
+        let is_in_use = if now < deadline + longest_redemption(core) {
+            is_in_use(core, &grant, &direct).await?
+        } else {
+            // Its pair may live on.
+            let rest = core
+                .lifetimes
+                .refresh_deadline(grant.created_at, grant.last_used_at);
+            rest <= now && !core.expire_grant(&grant).await?
+        };
+        if !is_in_use {
             return Ok(None);
         }
         // It was redeemed in time after all, by somebody who is only now done.
@@ -127,22 +153,27 @@ async fn living(
 
 /// Whether somebody who came in time may be about to note that use: with a token
 /// that was minted since the last one. Waits for whoever is minting.
-async fn is_in_use(core: &Core, grant: &Grant) -> Result<bool, StoreError> {
+async fn is_in_use(core: &Core, grant: &Grant, direct: &DirectToken) -> Result<bool, StoreError> {
     let Some(held) = grant.credentials.first() else {
         return Ok(false);
     };
     let Some(row) = lease::take(core, held.id).await? else {
         return Ok(false);
     };
-    // Whoever comes from now on is late as well.
     lease::give_back(core, &row).await?;
     let age = core.clock.now().duration_since(row.refreshed_at);
-    let is_recent = age.is_ok_and(|age| age < 2 * core.timings.wait_budget);
-    Ok(is_recent && row.refreshed_at > grant.last_used_at)
+    let is_recent = age.is_ok_and(|age| age < longest_redemption(core));
+    Ok(is_recent && row.refreshed_at > direct.used_at)
+}
+
+/// How long after the deadline somebody may be under way who came before it:
+/// until then nobody ends a grant for having come too late.
+fn longest_redemption(core: &Core) -> Duration {
+    2 * core.timings.wait_budget
 }
 
 /// The grant that this token was issued for, if it has not ended.
-async fn presented(core: &Core, token: &str) -> Result<Option<Grant>, StoreError> {
+async fn presented(core: &Core, token: &str) -> Result<Option<(Grant, DirectToken)>, StoreError> {
     let claims = SecretClaims::verify(Kind::Direct, token, &core.keyring, &core.prefixes);
     let Some(claims) = claims.filter(|claims| !core.refusals.is_revoked(claims.id)) else {
         return Ok(None);
@@ -154,9 +185,9 @@ async fn presented(core: &Core, token: &str) -> Result<Option<Grant>, StoreError
         core.refusals.note_revoked(grant.id);
         return Ok(None);
     }
-    let hash = grant.direct_hash.as_ref();
-    let is_its = hash.is_some_and(|hash| claims.is_hashed_to(hash));
-    Ok(is_its.then_some(grant))
+    let direct = grant.direct.clone();
+    let direct = direct.filter(|direct| claims.is_hashed_to(&direct.hash));
+    Ok(direct.map(|direct| (grant, direct)))
 }
 
 /// Whether the request is from the client of repo grants, or does not say: the
@@ -182,8 +213,10 @@ async fn mint(
     let provider = &held.ok_or(RefreshErrorKind::Sealed)?.provider;
     let (cell, known) = read_credential(core, grant, provider).await?;
     // GitHub's answer to somebody else came after this request: they were under
-    // way at once.
-    if known.answered_at > arrived_at && known.is_usable(core.clock.now()) {
+    // way at once. Another replica's clock may be ahead of ours.
+    let now = core.clock.now();
+    let is_shared = known.answered_at > arrived_at && known.answered_at <= now;
+    if is_shared && known.is_usable(now) {
         return Ok(known);
     }
     refresh::refreshed(core, &cell, Want::Another(known.generation)).await

@@ -75,6 +75,12 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     fn concurrency(&self) -> usize {
         usize::MAX
     }
+
+    /// Whether a refresh may spend the token that is sent. If not, an attempt that
+    /// was cut off has lost nothing. The default is `true`.
+    fn spends(&self) -> bool {
+        true
+    }
 }
 
 /// A request for a new access token (RFC 6749 §6).

@@ -129,7 +129,7 @@ impl Attempt {
 
         let core = Arc::clone(&self.core);
         let provider = Arc::clone(core.provider(&row.provider)?);
-        let _turn = self.turn(&core, &row.provider).await?;
+        let _turn = turn(&core, &row.provider, self.deadline).await?;
         let (tenant, now) = (spendable.tenant.as_deref(), core.clock.now());
         let permit = match core.breakers.admit(&row.provider, tenant, row.id, now) {
             Ok(permit) => permit,
@@ -176,21 +176,6 @@ impl Attempt {
             }),
             Err(error) => Ok(Step::wait(RefreshErrorKind::Store, error)),
         }
-    }
-
-    /// The right to be one of those that ask this provider at a time.
-    async fn turn<'a>(
-        &self,
-        core: &'a Core,
-        provider: &str,
-    ) -> Result<Option<SemaphorePermit<'a>>, RefreshError> {
-        let Some(turns) = core.turns.get(provider) else {
-            return Ok(None);
-        };
-        let turn = tokio::time::timeout_at(self.deadline, turns.acquire()).await;
-        turn.map_err(|elapsed| RefreshError::new(RefreshErrorKind::Provider, elapsed))?
-            .map(Some)
-            .map_err(|closed| RefreshError::new(RefreshErrorKind::Provider, closed))
     }
 
     /// What there is to do if the provider is not to be asked; `None` if it is.
@@ -254,6 +239,26 @@ impl Attempt {
     }
 }
 
+/// The right to be one of those that ask this provider at a time.
+pub(crate) async fn turn<'a>(
+    core: &'a Core,
+    provider: &str,
+    deadline: Instant,
+) -> Result<Option<SemaphorePermit<'a>>, RefreshError> {
+    let Some(turns) = core.turns.get(provider) else {
+        return Ok(None);
+    };
+    let turn = tokio::time::timeout_at(deadline, turns.acquire()).await;
+    // Whoever waits in vain shall not all come back together.
+    let late = |elapsed| {
+        let pause = core.jitter.spread(TURN_PAUSE);
+        RefreshError::new(RefreshErrorKind::Provider, elapsed).with_retry_after(Some(pause))
+    };
+    turn.map_err(late)?
+        .map(Some)
+        .map_err(|closed| RefreshError::new(RefreshErrorKind::Provider, closed))
+}
+
 pub(super) enum Step {
     Done(Arc<Snapshot>),
     /// The store has news.
@@ -299,5 +304,7 @@ pub(super) fn missing_row() -> RefreshError {
 }
 
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// For those who waited for their turn in vain.
+const TURN_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const FORCED_REFRESH_INTERVAL: Duration = Duration::from_secs(60);

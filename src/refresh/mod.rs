@@ -27,6 +27,8 @@ use std::time::SystemTime;
 use tokio::runtime::Handle;
 
 use self::attempt::Attempt;
+#[cfg(feature = "reqwest")]
+pub(crate) use self::attempt::turn;
 pub(crate) use self::breaker::Breakers;
 use self::flight::Flight;
 pub(crate) use self::flight::Flights;

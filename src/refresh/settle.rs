@@ -37,7 +37,7 @@ impl Verdict {
         let (own, kind, outcome) = match error.kind() {
             // The provider refuses a token that an attempt of ours had sent
             // before without hearing the answer: that one spent it.
-            ProviderErrorKind::Terminal if row.unsettled > 0 => {
+            ProviderErrorKind::Terminal if row.unsettled > 0 && may_spend(core, row) => {
                 return Self::terminal(LOST_IN_FLIGHT, Outcome::LostInFlight);
             }
             ProviderErrorKind::Terminal => {
@@ -95,6 +95,11 @@ impl Verdict {
             outcome,
         }
     }
+}
+
+fn may_spend(core: &Core, row: &Credential) -> bool {
+    core.provider(&row.provider)
+        .map_or(true, |provider| provider.spends())
 }
 
 /// How long a credential is left alone after its next failure in a row.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use crate::BoxError;
+use crate::error::RefreshError;
 use crate::issue::IssueError;
 use crate::provider::github::GitHubError;
 use crate::provider::github::GitHubErrorKind;
@@ -106,6 +107,14 @@ impl MintError {
             | GitHubErrorKind::Key => MintErrorKind::Upstream,
         };
         Self::of(kind, error)
+    }
+
+    /// Nobody could be asked in time: too many were asking.
+    pub(super) fn of_turn(error: RefreshError) -> Self {
+        let wait = error.retry_after();
+        Self::from(MintErrorKind::Upstream)
+            .with_source(error)
+            .with_retry_after(wait)
     }
 
     /// What our own store, or what is needed to write to it, says.

@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use super::entitlement::Entitlement;
 use super::error::MintError;
 use super::minted::Minted;
@@ -25,6 +27,7 @@ use crate::issue::NewGrant;
 use crate::provider::github::GitHubApp;
 use crate::provider::github::InstallationScope;
 use crate::provider::github::InstallationToken;
+use crate::refresh;
 use crate::regrant::Regrant;
 use crate::secret::GatewayRefreshToken;
 use crate::secret::UpstreamAccessToken;
@@ -97,9 +100,13 @@ impl RepoGrants {
         caller: Option<&UpstreamAccessToken>,
     ) -> Result<Minted, MintError> {
         let repository = Entitlement::check(&self.app, request, caller).await?;
-        let scope = request.scope(&repository)?;
+        let scope = self.app.own(request.scope(&repository)?);
+        let deadline = Instant::now() + self.core.timings.wait_budget;
+        let turn = refresh::turn(&self.core, &self.policy.provider, deadline).await;
+        let turn = turn.map_err(MintError::of_turn)?;
         let asked_at = self.core.clock.now();
         let minted = self.app.mint(&scope).await.map_err(MintError::of_mint)?;
+        drop(turn);
 
         let stored = self.store(request, &repository, &scope, &minted, asked_at);
         let (new, refresh_token) = match stored.await {
@@ -122,7 +129,7 @@ impl RepoGrants {
             refresh_token,
             token_endpoint: format!("{}{TOKEN_PATH}", self.core.public_url.as_str()),
             client_id: self.policy.client_id.clone(),
-            refresh_token_expires_at: self.policy.deadline(new.grant.last_used_at),
+            refresh_token_expires_at: self.policy.deadline(new.grant.created_at),
             grant_id: new.grant.id,
             proxied: new.into_issued(&self.core, now),
         })

@@ -26,4 +26,5 @@ pub use self::error::MintErrorKind;
 pub use self::mint::RepoGrants;
 pub use self::minted::Minted;
 pub use self::minted::Repository;
+pub(crate) use self::permissions::is_given;
 pub use self::request::MintRequest;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::MintError;
+use crate::provider::github::Access;
 
 /// The permissions to ask GitHub for; those of the default if none are named.
 ///
@@ -36,6 +37,21 @@ pub(super) fn capped(
     // Every token has it, and GitHub knows no other access to it.
     given.insert("metadata".to_owned(), "read".to_owned());
     Ok(given)
+}
+
+/// Whether a repo grant may have this permission at all.
+pub(crate) fn is_given(name: &str, access: &str) -> bool {
+    NAMES.contains(&name) && ACCESSES.contains(&access)
+}
+
+/// Whether somebody with these rights in a repository may have a token with these
+/// permissions: the App may do more there than its users.
+pub(super) fn are_within(permissions: &BTreeMap<String, String>, user: Access) -> bool {
+    permissions.iter().all(|(name, access)| {
+        let is_write = access == "write";
+        let is_discussion = matches!(name.as_str(), "issues" | "pull_requests");
+        !is_write || user.push || (is_discussion && user.triage)
+    })
 }
 
 pub(super) const NAMES: [&str; 5] = ["contents", "metadata", "pull_requests", "issues", "checks"];

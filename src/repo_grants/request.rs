@@ -142,7 +142,7 @@ impl MintRequest {
         })
     }
 
-    fn capped(&self) -> Result<BTreeMap<String, String>, MintError> {
+    pub(super) fn capped(&self) -> Result<BTreeMap<String, String>, MintError> {
         if self.installation_id == 0 {
             return Err(MintError::invalid("installationId must not be 0"));
         }

@@ -15,7 +15,7 @@ use crate::error::ConfigError;
 ///
 /// let policy = RepoGrantPolicy::new("Iv1.0123456789abcdef")
 ///     .lifetime(Duration::from_secs(30 * 24 * 3600));
-/// assert_eq!(policy.provider, "github");
+/// assert_eq!(policy.provider, "github-app");
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -38,14 +38,15 @@ impl RepoGrantPolicy {
     pub fn new(client_id: impl Into<String>) -> Self {
         Self {
             client_id: client_id.into(),
-            provider: "github".to_owned(),
+            provider: "github-app".to_owned(),
             lifetime: DEFAULT_LIFETIME,
             widening: Some(("checks".to_owned(), "read".to_owned())),
         }
     }
 
     /// The name of the GitHub App among the providers, for
-    /// [`Regrant::layer`](crate::Regrant::layer). The default is `github`.
+    /// [`Regrant::layer`](crate::Regrant::layer). The default is `github-app`; users
+    /// log in to `github` by another provider.
     #[must_use]
     pub fn provider(mut self, name: impl Into<String>) -> Self {
         self.provider = name.into();

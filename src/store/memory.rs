@@ -312,10 +312,10 @@ impl Store for MemoryStore {
 
     fn slide(&self, id: GrantId, at: SystemTime) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.with(|tables| {
-            let Some(grant) = tables.live(id) else {
+            let Some(direct) = tables.live(id).and_then(|grant| grant.direct.as_mut()) else {
                 return Ok(false);
             };
-            grant.last_used_at = grant.last_used_at.max(at);
+            direct.used_at = direct.used_at.max(at);
             Ok(true)
         })
     }
@@ -323,14 +323,17 @@ impl Store for MemoryStore {
     fn expire_grant(
         &self,
         id: GrantId,
-        used_until: SystemTime,
+        redeemed_at: SystemTime,
+        last_used_at: SystemTime,
         at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.with(|tables| {
-            let idle = tables
-                .live(id)
-                .filter(|grant| grant.last_used_at <= used_until);
-            let Some(grant) = idle else {
+            let is_unused = |grant: &&mut Grant| {
+                let direct = grant.direct.as_ref();
+                direct.is_some_and(|direct| direct.used_at <= redeemed_at)
+                    && grant.last_used_at <= last_used_at
+            };
+            let Some(grant) = tables.live(id).filter(is_unused) else {
                 return Ok(false);
             };
             grant.revoked = Some((at, RevocationReason::Expired));

@@ -39,6 +39,7 @@ pub use self::row::ClientRecord;
 pub use self::row::Code;
 pub use self::row::Credential;
 pub use self::row::DISCONNECTED;
+pub use self::row::DirectToken;
 pub use self::row::Grant;
 pub use self::row::HeldCredential;
 pub use self::row::KeyRecord;
@@ -150,17 +151,19 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         reason: RevocationReason,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Notes a use of a grant that is not revoked, unless a later one is noted.
-    /// `false` if it is revoked or unknown.
+    /// Notes a use of the direct token of a grant that is not revoked, unless a
+    /// later one is noted. `false` if it is revoked, has none or is unknown.
     fn slide(&self, id: GrantId, at: SystemTime) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Ends a grant for good as [`RevocationReason::Expired`], as
-    /// [`revoke_grant`](Self::revoke_grant) does, unless it was used after
-    /// `used_until`. `false` if it was, had ended before or is unknown.
+    /// Ends a direct grant for good as [`RevocationReason::Expired`], as
+    /// [`revoke_grant`](Self::revoke_grant) does, unless its token was used after
+    /// `redeemed_at` or its pair after `last_used_at`. `false` if one was, if it
+    /// had ended before, is no direct grant or is unknown.
     fn expire_grant(
         &self,
         id: GrantId,
-        used_until: SystemTime,
+        redeemed_at: SystemTime,
+        last_used_at: SystemTime,
         at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 

@@ -37,9 +37,8 @@ pub struct Grant {
     pub refresh_hash: [u8; 32],
     /// SHA-256 of its predecessor's.
     pub previous_hash: Option<[u8; 32]>,
-    /// SHA-256 of the secret of its direct refresh token, which is never
-    /// rotated; `None` if it is not a direct grant.
-    pub direct_hash: Option<[u8; 32]>,
+    /// Its direct refresh token; `None` if it is not a direct grant.
+    pub direct: Option<DirectToken>,
     /// When the predecessor was first rotated away.
     pub rotated_at: Option<SystemTime>,
     /// When the last [`ROTATIONS_KEPT`](super::ROTATIONS_KEPT) generations were
@@ -53,7 +52,7 @@ pub struct Grant {
     pub acknowledged: bool,
     /// The absolute deadline counts from here.
     pub created_at: SystemTime,
-    /// The idle deadline counts from here.
+    /// The idle deadline of the pair counts from here.
     pub last_used_at: SystemTime,
     /// Single access tokens that were revoked.
     pub revoked_access: Vec<[u8; 24]>,
@@ -72,6 +71,20 @@ impl Grant {
             .find(|held| held.provider == provider)
             .map(|held| held.id)
     }
+}
+
+/// The refresh token of a direct grant. It is never rotated, and lives apart from
+/// the grant's pair.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a row: stores outside this crate must be able to build one"
+)]
+pub struct DirectToken {
+    /// SHA-256 of its secret.
+    pub hash: [u8; 32],
+    /// When it was redeemed last, or issued. Its lifetime counts from here.
+    pub used_at: SystemTime,
 }
 
 /// A credential that a grant refers to.

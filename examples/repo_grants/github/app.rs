@@ -25,6 +25,7 @@ use serde_json::json;
 use super::GitHub;
 use super::answers::Refusal;
 use super::answers::iso_8601;
+use super::authentication::NO_APP;
 use super::authentication::Presented;
 use super::authentication::UNDECODABLE;
 use super::world::Installation;
@@ -68,7 +69,6 @@ impl App {
         if issuer != self.client_id && issuer.parse::<u64>().is_err() {
             return Err("'Issuer' claim ('iss') must be an Integer");
         }
-        // The key of another App does not fit.
         let is_ours = issuer == self.id || issuer == self.client_id;
         let signature = URL_SAFE_NO_PAD
             .decode(signature)
@@ -78,7 +78,10 @@ impl App {
                 .public_key
                 .verify(message.as_bytes(), &signature)
                 .is_ok();
-        if !is_ours || !is_signed {
+        if !is_ours {
+            return Err(NO_APP);
+        }
+        if !is_signed {
             return Err(UNDECODABLE);
         }
 

@@ -64,12 +64,18 @@ impl Presented {
     pub(super) fn app(&self) -> Result<(), Refusal> {
         let why = match &self.caller {
             Caller::App => return Ok(()),
-            Caller::Forger(why) => why,
+            Caller::Forger(why) => *why,
             Caller::Nobody | Caller::Stranger | Caller::User(_) | Caller::Installation(_) => {
                 UNDECODABLE
             }
         };
-        Err(Refusal::new(StatusCode::UNAUTHORIZED, why))
+        // Of an App that there is not, it says what it says of installations.
+        let status = if why == NO_APP {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::UNAUTHORIZED
+        };
+        Err(Refusal::new(status, why))
     }
 
     pub(super) fn unauthorized(&self) -> Refusal {
@@ -131,4 +137,5 @@ fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
     Some((scheme, token))
 }
 
+pub(super) const NO_APP: &str = "Integration not found";
 pub(super) const UNDECODABLE: &str = "A JSON web token could not be decoded";

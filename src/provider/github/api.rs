@@ -7,7 +7,6 @@ use reqwest::RequestBuilder;
 use reqwest::StatusCode;
 use reqwest::header::ACCEPT;
 use reqwest::header::AUTHORIZATION;
-use reqwest::header::CONTENT_TYPE;
 use reqwest::header::HeaderMap;
 use reqwest::header::HeaderValue;
 use reqwest::header::LINK;
@@ -28,6 +27,7 @@ use super::error::GitHubError;
 use super::error::GitHubErrorKind;
 use super::jwt::bearer;
 use super::limit::limit;
+use super::limit::message;
 use super::scope::InstallationScope;
 use crate::secret::UpstreamAccessToken;
 
@@ -55,6 +55,17 @@ pub(crate) struct Repository {
     pub(crate) id: u64,
     pub(crate) name: String,
     pub(crate) owner: String,
+    /// What the user may do there; `None` if it is not said.
+    pub(crate) access: Option<Access>,
+}
+
+/// The rights of a user in a repository, whatever a token is for.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Access {
+    #[serde(default)]
+    pub(crate) push: bool,
+    #[serde(default)]
+    pub(crate) triage: bool,
 }
 
 /// A page of a list.
@@ -80,16 +91,22 @@ impl GitHubApp {
             repository_ids: scope.repository_ids(),
             permissions: scope.permissions(),
         });
+        if let Some(wait) = self.limit.remaining(self.jwt.now()) {
+            return Err(GitHubError::from(GitHubErrorKind::Limited).with_retry_after(Some(wait)));
+        }
         let authorization = self.jwt.authorization();
         let authorization = authorization
             .map_err(|error| GitHubError::from(GitHubErrorKind::Key).with_source(error))?;
         let request = self.http.post(url).body(wanted.to_string());
 
         let answer = self.call(request, authorization.clone()).await;
-        if let Err(error) = &answer
-            && error.kind() == REFUSED_JWT
-        {
-            self.jwt.forget(&authorization);
+        if let Err(error) = &answer {
+            if error.kind() == REFUSED_JWT {
+                self.jwt.forget(&authorization);
+            }
+            if error.kind() == GitHubErrorKind::Limited {
+                self.limit.meet(error.retry_after(), self.jwt.now());
+            }
         }
         let answer: Created = answer?.json()?;
         answer.token()
@@ -149,6 +166,7 @@ impl GitHubApp {
                 id: listed.id,
                 name: listed.name,
                 owner: listed.owner.login,
+                access: listed.permissions,
             }),
         )
     }
@@ -221,23 +239,19 @@ fn refusal(
     let kind = match status {
         StatusCode::REQUEST_TIMEOUT => GitHubErrorKind::Unavailable,
         _ if status.is_server_error() => GitHubErrorKind::Unavailable,
-        // These end logins, and any web server has a page for what it does not
-        // have: with a wrong base URL each installation would be gone.
-        StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY
-            if is_page(headers, &body.bytes) =>
-        {
-            GitHubErrorKind::Unreadable
+        // These end logins, and every web server says so of what it does not have:
+        // with one in between, or a wrong base URL, each installation would be gone.
+        StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY => {
+            match message(&body.bytes).as_deref() {
+                None => GitHubErrorKind::Unreadable,
+                // There is no App of this id: that ends nothing either.
+                Some("Integration not found") => REFUSED_JWT,
+                Some(_) => GitHubErrorKind::Refused { status },
+            }
         }
         _ => GitHubErrorKind::Refused { status },
     };
     Err(GitHubError::from(kind).with_retry_after(retry_after(headers)))
-}
-
-/// Whether this is for people to read: GitHub's API has no such answers.
-fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
-    let media = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    media.is_some_and(|media| media.starts_with(b"text/html"))
-        || body.trim_ascii_start().starts_with(b"<")
 }
 
 /// Authenticates by a token of a user, or of an installation.
@@ -314,6 +328,8 @@ struct ListedRepository {
     id: u64,
     name: String,
     owner: Owner,
+    #[serde(default)]
+    permissions: Option<Access>,
 }
 
 #[derive(Deserialize)]

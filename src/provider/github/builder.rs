@@ -102,8 +102,11 @@ impl GitHubAppBuilder {
     }
 
     /// How many tokens are minted at a time by one process; further ones wait
-    /// for their turn. The default is 100: GitHub's secondary rate limits allow
-    /// no more requests at once.
+    /// for their turn, for as long as [`Timings::wait_budget`] lets them. The
+    /// default is 100: GitHub's secondary rate limits allow no more requests at
+    /// once.
+    ///
+    /// [`Timings::wait_budget`]: crate::settings::Timings::wait_budget
     pub fn concurrency(mut self, count: usize) -> Self {
         self.concurrency = count;
         self
@@ -167,7 +170,9 @@ impl GitHubAppBuilder {
             )?,
             base_url: url.as_str().trim_end_matches('/').to_owned(),
             jwt: Arc::new(AppJwt::new(app_id, key, self.clock)),
+            limit: Arc::default(),
             widen: self.widen,
+            widen_direct: BTreeMap::new(),
             revokes: self.revokes,
             timeout: self.timeout,
             concurrency: self.concurrency,

@@ -74,6 +74,12 @@ impl GitHubError {
         self.says(kind, code)
     }
 
+    /// What a refresh says that was asked by another App than the one whose
+    /// installation it is.
+    pub(super) fn of_another_app(self) -> ProviderError {
+        self.says(ProviderErrorKind::Misconfigured, "another_app")
+    }
+
     /// What it says of a revocation; `None` if the token had ended before.
     pub(super) fn of_revocation(self) -> Option<ProviderError> {
         let (kind, code) = match self.refused() {

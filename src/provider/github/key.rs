@@ -45,8 +45,10 @@ pub(super) fn signing_key(key: &PrivateKey) -> Result<EncodingKey, ConfigError> 
 fn read(text: &str, depth: u8) -> Option<EncodingKey> {
     let depth = depth.checked_sub(1)?;
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\'');
-    if text.starts_with('{') {
-        return read_member(text, depth);
+    if text.starts_with('{')
+        && let Some(key) = read_member(text, depth)
+    {
+        return Some(key);
     }
     let text = Zeroizing::new(text.replace(r"\\", r"\"));
     let text = Zeroizing::new(text.replace(r"\r", "\r").replace(r"\n", "\n"));

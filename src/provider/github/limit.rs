@@ -5,6 +5,7 @@
 //! without `Retry-After` where a secondary limit was met. Read as a refusal, a
 //! busy hour would look like a user without rights.
 
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use super::super::http::LONGEST;
 use super::super::http::retry_after;
+use crate::sync::lock;
 
 /// How long to leave GitHub alone, if this answer is of a rate limit.
 pub(super) fn limit(
@@ -49,10 +51,34 @@ pub(super) fn limit(
     Some(after.unwrap_or(UNTOLD))
 }
 
+/// The limit that the App has met. It is the App's, whichever installation it was
+/// asked for, and asking on while it lasts makes it worse.
+#[derive(Default)]
+pub(super) struct Limit(Mutex<Option<SystemTime>>);
+
+impl Limit {
+    pub(super) fn meet(&self, wait: Option<Duration>, now: SystemTime) {
+        let until = now.checked_add(wait.unwrap_or(UNTOLD).min(LONGEST_LIMIT));
+        let mut known = lock(&self.0);
+        *known = until.max(*known);
+    }
+
+    /// How long it lasts yet. Further away than anybody sets it, a clock was set
+    /// back.
+    pub(super) fn remaining(&self, now: SystemTime) -> Option<Duration> {
+        let wait = (*lock(&self.0))?.duration_since(now).ok()?;
+        (!wait.is_zero() && wait <= LONGEST_LIMIT).then_some(wait)
+    }
+}
+
+/// A message of GitHub's: what its API has in every error, and few others have.
+pub(super) fn message(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    Some(body.get("message")?.as_str()?.to_owned())
+}
+
 fn tells_of_a_limit(body: &[u8]) -> bool {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let message = body.get("message").and_then(Value::as_str);
-    let message = message.unwrap_or_default().to_ascii_lowercase();
+    let message = message(body).unwrap_or_default().to_ascii_lowercase();
     ["rate limit", "abuse"]
         .iter()
         .any(|words| message.contains(words))
@@ -64,6 +90,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// "Otherwise, wait for at least one minute before retrying."
 const UNTOLD: Duration = Duration::from_secs(60);
+/// The quota is one of an hour.
+const LONGEST_LIMIT: Duration = Duration::from_secs(3_600);
 
 #[cfg(test)]
 mod tests {

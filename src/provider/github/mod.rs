@@ -30,12 +30,14 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
 
+pub(crate) use self::api::Access;
 pub(crate) use self::api::InstallationToken;
 pub(crate) use self::api::Page;
 pub use self::builder::GitHubAppBuilder;
 pub(crate) use self::error::GitHubError;
 pub(crate) use self::error::GitHubErrorKind;
 use self::jwt::AppJwt;
+use self::limit::Limit;
 pub use self::scope::InstallationScope;
 use super::Provider;
 use super::ProviderError;
@@ -77,7 +79,10 @@ pub struct GitHubApp {
     http: reqwest::Client,
     base_url: String,
     jwt: Arc<AppJwt>,
+    limit: Arc<Limit>,
     widen: BTreeMap<String, String>,
+    /// The same for repo grants.
+    widen_direct: BTreeMap<String, String>,
     revokes: bool,
     timeout: Duration,
     concurrency: usize,
@@ -91,9 +96,9 @@ impl GitHubApp {
         GitHubAppBuilder::new(app_id.into(), key)
     }
 
-    /// As [`GitHubAppBuilder::widen`].
-    pub(crate) fn widening(mut self, permission: &str, access: &str) -> Self {
-        self.widen.insert(permission.to_owned(), access.to_owned());
+    /// As [`GitHubAppBuilder::widen`], for repo grants alone.
+    pub(crate) fn widening(mut self, widening: Option<(String, String)>) -> Self {
+        self.widen_direct = widening.into_iter().collect();
         self
     }
 
@@ -105,6 +110,11 @@ impl GitHubApp {
         self.bounded(self.delete_token(token)).await
     }
 
+    /// The scope, as one of a repo grant of this App.
+    pub(crate) fn own(&self, scope: InstallationScope) -> InstallationScope {
+        scope.of_repo_grant(self.jwt.app_id())
+    }
+
     /// Mints a token for exactly this scope.
     pub(crate) async fn mint(
         &self,
@@ -113,28 +123,32 @@ impl GitHubApp {
         self.bounded(self.create_token(scope)).await
     }
 
-    /// Mints a token for this scope, or for a wider one, which is then returned.
+    /// Mints a token for this scope, or for a wider one. The wider one is never
+    /// kept: what was granted must not end with what was added to it.
     async fn mint_widened(
         &self,
         scope: &InstallationScope,
-    ) -> Result<(InstallationToken, Option<InstallationScope>), GitHubError> {
+    ) -> Result<InstallationToken, GitHubError> {
         if let Some(wider) = self.widened(scope) {
             match self.create_token(&wider).await {
                 // The installation was not granted more, which ends nothing.
                 Err(error) if error.kind() == NOT_GRANTED => {}
-                minted => return minted.map(|token| (token, Some(wider))),
+                minted => return minted,
             }
         }
-        let token = self.create_token(scope).await?;
-        Ok((token, None))
+        self.create_token(scope).await
     }
 
     fn widened(&self, scope: &InstallationScope) -> Option<InstallationScope> {
         if scope.permissions().is_empty() {
             return None;
         }
-        let mut missing = self
-            .widen
+        let widening = if scope.is_direct() {
+            &self.widen_direct
+        } else {
+            &self.widen
+        };
+        let mut missing = widening
             .iter()
             .filter(|(name, _)| !scope.permissions().contains_key(*name))
             .peekable();
@@ -147,11 +161,16 @@ impl GitHubApp {
     async fn refreshed(&self, request: RefreshRequest<'_>) -> Result<TokenResponse, ProviderError> {
         let scope = InstallationScope::parse(request.refresh_token)?;
         let minted = self.bounded(self.mint_widened(&scope)).await;
-        let (minted, wider) = minted.map_err(GitHubError::of_refresh)?;
+        let minted = minted.map_err(|error| {
+            // To GitHub, installations of another App do not exist.
+            if error.kind() == NOT_FOUND && !scope.is_of(self.jwt.app_id()) {
+                return error.of_another_app();
+            }
+            error.of_refresh()
+        })?;
 
         let mut response = TokenResponse::new(minted.token);
         response.expiry = minted.expiry;
-        response.refresh_token = wider.map(|wider| wider.refresh_token());
         Ok(response)
     }
 
@@ -196,6 +215,10 @@ impl Provider for GitHubApp {
     fn concurrency(&self) -> usize {
         self.concurrency
     }
+
+    fn spends(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for GitHubApp {
@@ -209,6 +232,9 @@ impl fmt::Debug for GitHubApp {
     }
 }
 
+const NOT_FOUND: GitHubErrorKind = GitHubErrorKind::Refused {
+    status: StatusCode::NOT_FOUND,
+};
 const NOT_GRANTED: GitHubErrorKind = GitHubErrorKind::Refused {
     status: StatusCode::UNPROCESSABLE_ENTITY,
 };

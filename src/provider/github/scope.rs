@@ -26,6 +26,11 @@ use crate::secret::UpstreamRefreshToken;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct InstallationScope {
     installation: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    app: Option<String>,
+    /// It is that of a repo grant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    direct: bool,
     #[serde(default)]
     repositories: Vec<u64>,
     #[serde(default)]
@@ -37,6 +42,8 @@ impl InstallationScope {
     pub fn new(installation: u64) -> Self {
         Self {
             installation,
+            app: None,
+            direct: false,
             repositories: Vec::new(),
             permissions: BTreeMap::new(),
         }
@@ -57,6 +64,21 @@ impl InstallationScope {
     pub fn permission(mut self, name: impl Into<String>, access: impl Into<String>) -> Self {
         self.permissions.insert(name.into(), access.into());
         self
+    }
+
+    /// The scope of a repo grant, for an installation of this App.
+    pub(super) fn of_repo_grant(mut self, app: &str) -> Self {
+        (self.app, self.direct) = (Some(app.to_owned()), true);
+        self
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Whether the installation may be one of this App.
+    pub(super) fn is_of(&self, app: &str) -> bool {
+        self.app.as_deref().is_none_or(|own| own == app)
     }
 
     /// The id of the installation.

@@ -1,6 +1,9 @@
 //! Whether the caller may have a token of a repository: GitHub says, asked with
 //! the caller's own token.
 //!
+//! What the caller may only read, a token for the caller only reads: the App may
+//! do more there.
+//!
 //! The App's key would open every repository of every installation. So the
 //! caller must see both the installation and the repository with a token that
 //! GitHub gave to the caller; what cannot be found out is no permission.
@@ -13,6 +16,7 @@ use std::time::Duration;
 use super::error::MintError;
 use super::error::MintErrorKind;
 use super::minted::Repository;
+use super::permissions;
 use super::request::MintRequest;
 use crate::provider::github::GitHubApp;
 use crate::provider::github::GitHubError;
@@ -75,6 +79,13 @@ async fn listed(
         MintErrorKind::RepoNotAccessible,
     )
     .await?;
+    if let Some(access) = repository.access
+        && !permissions::are_within(&request.capped()?, access)
+    {
+        return Err(MintError::denied(
+            "the caller may not write to this repository: ask to read",
+        ));
+    }
     Ok(Repository {
         id: repository.id,
         owner: repository.owner,

@@ -6,6 +6,7 @@ use super::MINUTE;
 use super::at_once;
 use super::grant;
 use super::rotation;
+use crate::store::DirectToken;
 use crate::store::Grant;
 use crate::store::ROTATIONS_KEPT;
 use crate::store::RevocationReason;
@@ -133,38 +134,62 @@ async fn inserted_grant(store: &dyn Store) -> Grant {
 }
 
 pub(super) async fn a_use_slides_a_living_grant_and_never_back(store: &dyn Store) {
-    let grant = grant();
-    store.insert_grant(grant.clone()).await.unwrap();
-    let later = grant.last_used_at + 2 * MINUTE;
+    let (indirect, direct) = (grant(), direct_grant());
+    store.insert_grant(indirect.clone()).await.unwrap();
+    store.insert_grant(direct.clone()).await.unwrap();
+    let later = direct.last_used_at + 2 * MINUTE;
+    assert!(!store.slide(indirect.id, later).await.unwrap());
 
-    assert!(store.slide(grant.id, later).await.unwrap());
-    assert!(store.slide(grant.id, later - MINUTE).await.unwrap());
-    let row = store.grant(grant.id).await.unwrap().unwrap();
-    assert_eq!(row.last_used_at, later);
+    assert!(store.slide(direct.id, later).await.unwrap());
+    assert!(store.slide(direct.id, later - MINUTE).await.unwrap());
+    let row = store.grant(direct.id).await.unwrap().unwrap();
+    assert_eq!(row.direct.unwrap().used_at, later);
+    assert_eq!(row.last_used_at, direct.last_used_at, "the pair's own");
 
     let reason = RevocationReason::Client;
-    store.revoke_grant(grant.id, later, reason).await.unwrap();
-    assert!(!store.slide(grant.id, later + MINUTE).await.unwrap());
-    let row = store.grant(grant.id).await.unwrap().unwrap();
-    assert_eq!(row.last_used_at, later);
+    store.revoke_grant(direct.id, later, reason).await.unwrap();
+    assert!(!store.slide(direct.id, later + MINUTE).await.unwrap());
+    let row = store.grant(direct.id).await.unwrap().unwrap();
+    assert_eq!(row.direct.unwrap().used_at, later);
     assert_eq!(row.revoked, Some((later, reason)));
 }
 
 pub(super) async fn a_grant_expires_only_if_it_was_not_used(store: &dyn Store) {
-    let grant = grant();
+    let (indirect, grant) = (grant(), direct_grant());
+    store.insert_grant(indirect.clone()).await.unwrap();
     store.insert_grant(grant.clone()).await.unwrap();
-    let (read, now) = (grant.last_used_at, grant.last_used_at + 2 * MINUTE);
+    let (read, now) = (grant.last_used_at, grant.last_used_at + 9 * MINUTE);
+    let expire = |id, redeemed, rotated, at| {
+        store.expire_grant(id, read + redeemed * MINUTE, read + rotated * MINUTE, at)
+    };
+    assert!(!expire(indirect.id, 9, 9, now).await.unwrap());
 
-    // Somebody used it after it was read.
+    // Somebody used one of the two after it was read.
     store.slide(grant.id, read + MINUTE).await.unwrap();
-    assert!(!store.expire_grant(grant.id, read, now).await.unwrap());
+    assert!(!expire(grant.id, 0, 0, now).await.unwrap());
+    let mut rotation = rotation(&grant, 50);
+    rotation.at = read + 2 * MINUTE;
+    assert!(store.rotate(rotation).await.unwrap());
+    assert!(!expire(grant.id, 1, 1, now).await.unwrap());
+    assert!(!expire(grant.id, 0, 2, now).await.unwrap());
     let row = store.grant(grant.id).await.unwrap().unwrap();
     assert_eq!((row.revoked, row.upstream_due), (None, None));
 
-    let expire = |at| store.expire_grant(grant.id, read + MINUTE, at);
-    assert!(expire(now).await.unwrap());
-    assert!(!expire(now + MINUTE).await.unwrap(), "the first one stays");
+    assert!(expire(grant.id, 1, 2, now).await.unwrap());
+    let again = expire(grant.id, 1, 2, now + MINUTE);
+    assert!(!again.await.unwrap(), "the first one stays");
     let row = store.grant(grant.id).await.unwrap().unwrap();
     assert_eq!(row.revoked, Some((now, RevocationReason::Expired)));
     assert_eq!(row.upstream_due, Some(now));
+}
+
+fn direct_grant() -> Grant {
+    let grant = grant();
+    Grant {
+        direct: Some(DirectToken {
+            hash: [7; 32],
+            used_at: grant.last_used_at,
+        }),
+        ..grant
+    }
 }

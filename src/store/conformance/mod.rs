@@ -30,6 +30,7 @@ use crate::id::CredentialId;
 use crate::id::GrantId;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::DirectToken;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::KeyRecord;
@@ -100,7 +101,10 @@ async fn rows_are_read_back_as_written(store: &dyn Store) {
     grant.client_id = Some("client".to_owned());
     grant.revoked_access = vec![[9; 24], [8; 24]];
     grant.previous_hash = Some([3; 32]);
-    grant.direct_hash = Some([4; 32]);
+    grant.direct = Some(DirectToken {
+        hash: [4; 32],
+        used_at: grant.created_at + MINUTE,
+    });
     grant.revoked = Some((grant.created_at, RevocationReason::Reuse));
     grant.upstream_due = Some(grant.created_at);
     grant.credentials = vec![held("a"), held("b"), held("c")];
@@ -162,7 +166,7 @@ async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
         .await;
     assert!(!revoked.unwrap());
     assert!(!store.slide(id, now).await.unwrap());
-    assert!(!store.expire_grant(id, now, now).await.unwrap());
+    assert!(!store.expire_grant(id, now, now, now).await.unwrap());
     assert!(!store.attach(id, held("provider")).await.unwrap());
     assert!(store.take_revocation(id, now, now).await.unwrap().is_none());
     store.finish_revocation(id).await.unwrap();
@@ -226,7 +230,7 @@ fn grant() -> Grant {
         generation: 0,
         refresh_hash: [2; 32],
         previous_hash: None,
-        direct_hash: None,
+        direct: None,
         rotated_at: None,
         rotations: Vec::new(),
         access_expires_at: noon() + MINUTE,

@@ -36,9 +36,10 @@ pub(super) async fn insert_grant(
              resource, salt, key_id, generation, refresh_hash, previous_hash,
              rotated_at, access_expires_at, replays, acknowledged, created_at,
              last_used_at, revoked_access, revoked_at, revoked_reason, further_credentials,
-             further_providers, confidential, upstream_due, rotations, direct_hash)
+             further_providers, confidential, upstream_due, rotations, direct_hash,
+             direct_used_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)
+             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
          ON CONFLICT (id) DO NOTHING RETURNING id",
             &[
                 (&Uuid(*grant.id.as_bytes()), Type::UUID),
@@ -78,8 +79,12 @@ pub(super) async fn insert_grant(
                 (&grant.upstream_due, Type::TIMESTAMPTZ),
                 (&grant.rotations, Type::TIMESTAMPTZ_ARRAY),
                 (
-                    &grant.direct_hash.as_ref().map(<[u8; 32]>::as_slice),
+                    &grant.direct.as_ref().map(|direct| direct.hash.as_slice()),
                     Type::BYTEA,
+                ),
+                (
+                    &grant.direct.as_ref().map(|direct| direct.used_at),
+                    Type::TIMESTAMPTZ,
                 ),
             ],
         )
@@ -233,8 +238,8 @@ pub(super) async fn slide(
 ) -> Result<bool, StoreError> {
     let slid = connections
         .row(
-            "UPDATE grants SET last_used_at = GREATEST(last_used_at, $2)
-         WHERE id = $1 AND revoked_at IS NULL
+            "UPDATE grants SET direct_used_at = GREATEST(direct_used_at, $2)
+         WHERE id = $1 AND direct_used_at IS NOT NULL AND revoked_at IS NULL
          RETURNING id",
             &[
                 (&Uuid(*id.as_bytes()), Type::UUID),
@@ -248,17 +253,20 @@ pub(super) async fn slide(
 pub(super) async fn expire_grant(
     connections: &Connections,
     id: GrantId,
-    used_until: SystemTime,
+    redeemed_at: SystemTime,
+    last_used_at: SystemTime,
     at: SystemTime,
 ) -> Result<bool, StoreError> {
     let expired = connections
         .row(
-            "UPDATE grants SET revoked_at = $3, revoked_reason = $4, upstream_due = $3
-         WHERE id = $1 AND last_used_at <= $2 AND revoked_at IS NULL
+            "UPDATE grants SET revoked_at = $4, revoked_reason = $5, upstream_due = $4
+         WHERE id = $1 AND direct_used_at <= $2 AND last_used_at <= $3
+             AND revoked_at IS NULL
          RETURNING id",
             &[
                 (&Uuid(*id.as_bytes()), Type::UUID),
-                (&used_until, Type::TIMESTAMPTZ),
+                (&redeemed_at, Type::TIMESTAMPTZ),
+                (&last_used_at, Type::TIMESTAMPTZ),
                 (&at, Type::TIMESTAMPTZ),
                 (&RevocationReason::Expired.as_str(), Type::TEXT),
             ],

@@ -201,10 +201,11 @@ impl Store for PostgresStore {
     fn expire_grant(
         &self,
         id: GrantId,
-        used_until: SystemTime,
+        redeemed_at: SystemTime,
+        last_used_at: SystemTime,
         at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        grants::expire_grant(&self.connections, id, used_until, at).boxed()
+        grants::expire_grant(&self.connections, id, redeemed_at, last_used_at, at).boxed()
     }
 
     fn revoke_access(

@@ -18,6 +18,7 @@ use crate::store::Claim;
 use crate::store::ClientRecord;
 use crate::store::Code;
 use crate::store::Credential;
+use crate::store::DirectToken;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::KeyRecord;
@@ -30,12 +31,8 @@ use crate::store::StoreErrorKind;
 pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
     let revoked_at: Option<SystemTime> = get(row, "revoked_at")?;
     let reason: Option<String> = get(row, "revoked_reason")?;
-    let reason = reason
-        .map(|text| {
-            RevocationReason::parse(&text)
-                .ok_or_else(|| corrupt(format!("unknown revocation reason `{text}`")))
-        })
-        .transpose()?;
+    // One of a later version says less than that it is revoked.
+    let reason = reason.and_then(|text| RevocationReason::parse(&text));
     let mut credentials = vec![HeldCredential {
         provider: get(row, "provider")?,
         id: CredentialId::from_bytes(get::<Uuid>(row, "credential_id")?.0),
@@ -57,9 +54,7 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
         previous_hash: get::<Option<&[u8]>>(row, "previous_hash")?
             .map(array)
             .transpose()?,
-        direct_hash: get::<Option<&[u8]>>(row, "direct_hash")?
-            .map(array)
-            .transpose()?,
+        direct: direct(row)?,
         rotated_at: get(row, "rotated_at")?,
         rotations: get(row, "rotations")?,
         access_expires_at: get(row, "access_expires_at")?,
@@ -72,6 +67,18 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
         revoked: revoked_at.map(|at| (at, reason.unwrap_or(RevocationReason::Operator))),
         upstream_due: get(row, "upstream_due")?,
     })
+}
+
+fn direct(row: &Row) -> Result<Option<DirectToken>, StoreError> {
+    let hash: Option<&[u8]> = get(row, "direct_hash")?;
+    let used_at: Option<SystemTime> = get(row, "direct_used_at")?;
+    let of = |(hash, used_at)| {
+        Ok(DirectToken {
+            hash: array(hash)?,
+            used_at,
+        })
+    };
+    hash.zip(used_at).map(of).transpose()
 }
 
 pub(super) fn grant_id(row: &Row) -> Result<GrantId, StoreError> {

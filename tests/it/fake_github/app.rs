@@ -73,7 +73,6 @@ async fn an_app_jwt_that_is_not_the_apps_or_not_now_mints_nothing() {
             sign("none", &stage.claims(), key),
             undecodable,
         ),
-        ("another App", with("iss", json!("654321")), undecodable),
         (
             "a name for an issuer",
             with("iss", json!("gateway")),
@@ -98,6 +97,13 @@ async fn an_app_jwt_that_is_not_the_apps_or_not_now_mints_nothing() {
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{what}");
         assert_eq!(answer.body["message"], why, "{what}");
     }
+    // To an App that there is not, nothing is there.
+    let request = stage
+        .http
+        .post(format!("{}/app/installations/7/access_tokens", stage.url));
+    let answer = answer(request.bearer_auth(with("iss", json!("654321")))).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert_eq!(answer.body["message"], "Integration not found");
     assert_eq!(stage.github.mints(), 0);
 }
 

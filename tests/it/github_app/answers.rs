@@ -86,11 +86,10 @@ async fn every_answer_that_is_no_token_says_what_became_of_the_login() {
             "unreadable_answer",
             None,
         ),
-        // It need not say more than that.
         (
             Fault::answer(status(422), ""),
-            Terminal,
-            "not_granted",
+            Transient,
+            "unreadable_answer",
             None,
         ),
         (
@@ -117,6 +116,8 @@ async fn every_answer_that_is_no_token_says_what_became_of_the_login() {
     .into_iter()
     .enumerate()
     {
+        // Each has its own, because it remembers how long it is limited.
+        let app = stage.builder().build().unwrap();
         stage.github.fail_next(Endpoint::Mint, fault);
         let error = refresh(&app, &rocket()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{number}");

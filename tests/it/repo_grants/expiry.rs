@@ -43,6 +43,10 @@ async fn a_grant_that_nobody_redeemed_for_ninety_days_has_expired_to_the_second(
 
     life.assert_ended().await;
 
+    // Nobody who came in time can be under way any longer.
+    assert_eq!(life.end().await, None);
+    life.world.clock.advance(MINUTE);
+    life.assert_ended().await;
     assert_eq!(life.end().await, Some(RevocationReason::Expired));
     assert_eq!(life.world.mints_asked(), asked);
     assert!(life.regrant.drain(DAY).await);
@@ -73,7 +77,7 @@ async fn a_redemption_that_fails_begins_nothing() {
 }
 
 #[tokio::test]
-async fn the_lifetime_is_that_of_the_policy_and_the_newest_token_ends_with_it() {
+async fn the_lifetime_is_that_of_the_policy_and_the_newest_token_ends_with_the_pair() {
     let lifetime = HOUR / 2;
     let life = Life::of(lifetime).await;
     let now = regrant::clock::Clock::now(&life.world.clock);
@@ -83,6 +87,12 @@ async fn the_lifetime_is_that_of_the_policy_and_the_newest_token_ends_with_it() 
     life.world.clock.advance(lifetime);
     assert!(life.world.github.is_live(&newest));
 
+    // The pair of the same grant, which goes through the layer, has not expired.
+    life.assert_ended().await;
+    life.world.clock.advance(MINUTE);
+    life.assert_ended().await;
+    assert_eq!(life.end().await, None);
+    life.world.clock.advance(30 * DAY);
     life.assert_ended().await;
 
     assert!(life.regrant.drain(DAY).await);

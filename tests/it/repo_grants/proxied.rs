@@ -184,7 +184,7 @@ async fn the_token_serves_while_it_is_good_though_github_mints_none() {
 #[tokio::test]
 async fn the_installation_token_goes_out_as_the_password_that_git_sends() {
     let stage = Stage::start().await;
-    let layer = stage.regrant.layer("github").unwrap();
+    let layer = stage.regrant.layer("github-app").unwrap();
     let layer = layer.credential_basic("x-access-token").unwrap();
     let gateway = stage.gateway(&layer.accept_basic(true));
     let access = stage.minted.proxied.access_token.expose();
@@ -249,7 +249,7 @@ impl Stage {
         let (sent, http) = (Arc::default(), reqwest::Client::new());
         let upstream = upstream(&world.api_url, &http, &sent);
         Self {
-            gateway: regrant.layer("github").unwrap().layer(upstream),
+            gateway: regrant.layer("github-app").unwrap().layer(upstream),
             world,
             regrant,
             minted,

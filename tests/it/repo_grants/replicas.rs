@@ -188,7 +188,7 @@ async fn a_redemption_that_fails_does_not_fail_a_request_that_can_wait() {
     let world = World::start().await;
     let regrant = world.regrant().await;
     let minted = world.mint(&regrant).await;
-    let gateway = regrant.layer("github").unwrap();
+    let gateway = regrant.layer("github-app").unwrap();
     let gateway = gateway.layer(always(StatusCode::OK));
     world.clock.advance(super::DAY / 24);
     let proxied = refresh(&regrant, minted.proxied.refresh_token.expose()).await;
@@ -235,7 +235,7 @@ async fn a_redemption_does_not_share_the_failure_of_an_upstreams_second_refusal(
     let world = World::start().await;
     let regrant = world.regrant().await;
     let minted = world.mint(&regrant).await;
-    let gateway = regrant.layer("github").unwrap();
+    let gateway = regrant.layer("github-app").unwrap();
     let gateway = gateway.layer(always(StatusCode::UNAUTHORIZED));
     let access = minted.proxied.access_token.expose();
     assert_eq!(send(&gateway, post(access, "call")).await.status, 401);

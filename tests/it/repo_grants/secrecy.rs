@@ -141,7 +141,7 @@ impl Session {
         let pair = refresh(&self.regrant, minted.proxied.refresh_token.expose()).await;
         self.secrets.push(pair.text("access_token"));
         self.secrets.push(pair.text("refresh_token"));
-        let layer = self.regrant.layer("github").unwrap();
+        let layer = self.regrant.layer("github-app").unwrap();
         self.said.push(format!("{layer:?}"));
         let gateway = layer.layer(always(StatusCode::UNAUTHORIZED));
         let answer = send(&gateway, post(&pair.text("access_token"), "")).await;

@@ -2,6 +2,7 @@
 
 use futures_util::FutureExt as _;
 use regrant::Regrant;
+use regrant::store::DirectToken;
 use regrant::store::Store;
 use regrant::store::memory::MemoryStore;
 
@@ -19,18 +20,20 @@ async fn a_genuine_token_with_another_secret_than_the_stored_one_is_an_invalid_g
     let minted = world.mint(&regrant).await;
     let token = minted.refresh_token.expose();
     let grant = store.grant(minted.grant_id).await.unwrap().unwrap();
-    let id = grant.credential("github").unwrap();
+    let id = grant.credential("github-app").unwrap();
     let credential = store.credential(id).await.unwrap().unwrap();
     let asked = world.mints_asked();
 
-    for (hash, status) in [
-        (Some([0; 32]), 400),
+    let direct = grant.direct.clone().unwrap();
+    let with = |hash| Some(DirectToken { hash, ..direct });
+    for (direct, status) in [
+        (with([0; 32]), 400),
         (None, 400),
-        (Some(grant.refresh_hash), 400),
-        (grant.direct_hash, 200),
+        (with(grant.refresh_hash), 400),
+        (with(direct.hash), 200),
     ] {
         let (elsewhere, mut changed) = (MemoryStore::new(), grant.clone());
-        changed.direct_hash = hash;
+        changed.direct = direct;
         let stored = elsewhere.insert_credential(credential.clone()).await;
         stored.and(elsewhere.insert_grant(changed).await).unwrap();
         let regrant = world.builder(elsewhere.clone()).start().await.unwrap();

@@ -268,10 +268,14 @@ impl Store for Reached {
     fn expire_grant(
         &self,
         id: GrantId,
-        used_until: SystemTime,
+        redeemed_at: SystemTime,
+        last_used_at: SystemTime,
         at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.0.truth.store.expire_grant(id, used_until, at)
+        self.0
+            .truth
+            .store
+            .expire_grant(id, redeemed_at, last_used_at, at)
     }
 
     fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>> {

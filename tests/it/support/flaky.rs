@@ -49,6 +49,8 @@ pub(crate) struct FlakyStore {
     panics: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     last_call: Arc<OnceLock<usize>>,
+    fail_at: Arc<AtomicUsize>,
+    fail_after: Arc<AtomicBool>,
     claim_delay: Duration,
     yields: usize,
 }
@@ -118,6 +120,13 @@ impl FlakyStore {
         self.last_call.set(self.calls() + calls).unwrap();
     }
 
+    /// Review: that call from now on (1 = the next) fails, before or after its commit.
+    pub(crate) fn fail_call(&self, nth: usize, after: bool) {
+        self.fail_after.store(after, Ordering::SeqCst);
+        let at = if nth == 0 { 0 } else { self.calls() + nth };
+        self.fail_at.store(at, Ordering::SeqCst);
+    }
+
     /// Every call panics.
     pub(crate) fn set_panicking(&self, panics: bool) {
         self.panics.store(panics, Ordering::SeqCst);
@@ -140,6 +149,18 @@ impl FlakyStore {
             return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
         }
         let yields = self.yields;
+        let fails = self.fail_at.load(Ordering::SeqCst) == call + 1;
+        let after = self.fail_after.load(Ordering::SeqCst);
+        if fails && !after {
+            return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
+        }
+        if fails {
+            return async move {
+                let _committed = answer.await;
+                Err(StoreErrorKind::Unavailable.into())
+            }
+            .boxed();
+        }
         async move {
             for _ in 0..yields {
                 tokio::task::yield_now().await;
@@ -254,10 +275,18 @@ impl Store for FlakyStore {
     fn expire_grant(
         &self,
         id: GrantId,
-        used_until: SystemTime,
+        redeemed_at: SystemTime,
+        last_used_at: SystemTime,
         at: SystemTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.unless_down(async move { self.inner.expire_grant(id, used_until, at).await }.boxed())
+        self.unless_down(
+            async move {
+                self.inner
+                    .expire_grant(id, redeemed_at, last_used_at, at)
+                    .await
+            }
+            .boxed(),
+        )
     }
 
     fn acknowledge(&self, id: GrantId, generation: u64) -> BoxFuture<'_, Result<(), StoreError>> {

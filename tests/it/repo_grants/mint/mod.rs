@@ -250,7 +250,7 @@ async fn each_mint_is_a_grant_and_a_token_of_its_own() {
         let grant = store.grant(minted.grant_id).await.unwrap().unwrap();
         assert_eq!(grant.subject, subject);
         assert_eq!(grant.client_id.as_deref(), Some(CLIENT_ID));
-        held.push(grant.credential("github").unwrap());
+        held.push(grant.credential("github-app").unwrap());
     }
     assert_ne!(held[0], held[1]);
 }
