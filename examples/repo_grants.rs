@@ -139,6 +139,9 @@ impl Running {
     ) -> Result<Self, Box<dyn Error>> {
         let listener = serving::bind(settings.listen.unwrap_or(listen)).await?;
         let address = listener.local_addr()?;
+        if settings.caller.is_some() && !address.ip().is_loopback() {
+            eprintln!("GITHUB_CALLER_TOKEN: whoever reaches {address} mints with it");
+        }
         let public_url = settings
             .public_url
             .unwrap_or_else(|| format!("http://{address}"));

@@ -27,8 +27,8 @@ pub struct RepoGrantPolicy {
     /// Of a grant that is not redeemed; each redemption begins it anew.
     pub lifetime: Duration,
     /// A permission that tokens are minted with although their grant was made
-    /// without it, and how much of it; where the installation does not have it,
-    /// they are minted as the grant says.
+    /// without it, and the access to it; where the installation does not have it,
+    /// they are minted as the grant says. It is never stored with the grant.
     pub widening: Option<(String, String)>,
 }
 
@@ -53,15 +53,17 @@ impl RepoGrantPolicy {
         self
     }
 
-    /// The lifetime of a grant that is not redeemed. The default is 90 d.
+    /// The lifetime of a grant that is not redeemed. Its pair, which goes through
+    /// the layer, has the [`Lifetimes`](super::Lifetimes) of every pair. The
+    /// default is 90 d.
     #[must_use]
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self
     }
 
-    /// The permission that older grants are widened by. The default is
-    /// `checks: read`.
+    /// The permission that tokens of grants without it are widened by, one of
+    /// those that repo grants may have. The default is `checks: read`.
     #[must_use]
     pub fn widen(mut self, permission: impl Into<String>, access: impl Into<String>) -> Self {
         self.widening = Some((permission.into(), access.into()));
