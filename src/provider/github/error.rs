@@ -75,9 +75,10 @@ impl GitHubError {
     }
 
     /// What a refresh says that was asked by another App than the one whose
-    /// installation it is.
+    /// installation it is, or by the same one under another id: that is nobody
+    /// else's trouble.
     pub(super) fn of_another_app(self) -> ProviderError {
-        self.says(ProviderErrorKind::Misconfigured, "another_app")
+        self.says(ProviderErrorKind::Rejected, "another_app")
     }
 
     /// What it says of a revocation; `None` if the token had ended before.
