@@ -2,8 +2,11 @@
 //! App's JWT and holds tokens to their installation, repositories and
 //! permissions.
 
+mod clocks;
+mod crashes;
 mod crowd;
 mod expiry;
+mod limits;
 mod mint;
 mod proxied;
 mod redeem;

@@ -99,14 +99,27 @@ async fn whatever_is_sent_gets_the_same_200() {
     let world = World::start().await;
     let regrant = world.regrant().await;
     let elsewhere = world.regrant().await;
-    let unknown = world.mint(&elsewhere).await;
+    let (ours, unknown) = (world.mint(&regrant).await, world.mint(&elsewhere).await);
+    let good = ours.refresh_token.expose();
 
-    let pairs: [&[(&str, &str)]; 5] = [
+    let pairs: [&[(&str, &str)]; 8] = [
         &[("token", "garbage")],
         &[("token", "")],
         &[("token", unknown.refresh_token.expose())],
         &[("something", "else")],
         &[],
+        // What the other endpoints refuse: RFC 6749 §3.2, parameters given twice.
+        &[("token", good), ("token", good)],
+        &[
+            ("token", good),
+            ("token_type_hint", "a"),
+            ("token_type_hint", "b"),
+        ],
+        &[
+            ("token", good),
+            ("client_id", CLIENT_ID),
+            ("client_id", "Iv1.other"),
+        ],
     ];
     for pairs in pairs {
         let answer = post(regrant.endpoints(), REVOKE, pairs).await;
@@ -117,6 +130,16 @@ async fn whatever_is_sent_gets_the_same_200() {
     }
     let nothing = Request::post(REVOKE).body(Full::default()).unwrap();
     assert_eq!(ask(&regrant, nothing).await.status, 200);
+    let as_json = Request::post(REVOKE)
+        .header("content-type", "application/json")
+        .body(Full::from(format!("{{\"token\":\"{good}\"}}")))
+        .unwrap();
+    assert_eq!(ask(&regrant, as_json).await.status, 200);
+    let too_large = [("token", good), ("token", &*"a".repeat(8_192))];
+    let answer = post(regrant.endpoints(), REVOKE, &too_large).await;
+    assert_eq!(answer.status, 413);
+
+    assert_eq!(redeem(&regrant, good).await.status, 200);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -36,6 +37,7 @@ use regrant::store::Store;
 use regrant::store::StoreError;
 use regrant::store::StoreErrorKind;
 use regrant::store::memory::MemoryStore;
+use tokio::sync::Notify;
 use tokio::sync::watch;
 
 /// A memory store with a switch, and a count of the calls it got.
@@ -49,10 +51,18 @@ pub(crate) struct FlakyStore {
     panics: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     last_call: Arc<OnceLock<usize>>,
-    fail_at: Arc<AtomicUsize>,
-    fail_after: Arc<AtomicBool>,
+    death: Arc<Notify>,
+    failure: Arc<Mutex<Option<(usize, Moment)>>>,
     claim_delay: Duration,
     yields: usize,
+}
+
+/// Where a call of the store fails.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Moment {
+    BeforeItsCommit,
+    /// It is carried out, and its answer is lost.
+    AfterItsCommit,
 }
 
 /// What becomes of noting the use of a grant.
@@ -120,11 +130,20 @@ impl FlakyStore {
         self.last_call.set(self.calls() + calls).unwrap();
     }
 
-    /// Review: that call from now on (1 = the next) fails, before or after its commit.
-    pub(crate) fn fail_call(&self, nth: usize, after: bool) {
-        self.fail_after.store(after, Ordering::SeqCst);
-        let at = if nth == 0 { 0 } else { self.calls() + nth };
-        self.fail_at.store(at, Ordering::SeqCst);
+    /// Returns when a call has come after those.
+    pub(crate) async fn until_dead(&self) {
+        self.death.notified().await;
+    }
+
+    /// The call after this many more fails, once.
+    pub(crate) fn fail_call(&self, after: usize, moment: Moment) {
+        *self.failure.lock().unwrap() = Some((self.calls() + after, moment));
+    }
+
+    /// Takes back what [`fail_call`](Self::fail_call) asked for. `false` if the
+    /// call has failed already.
+    pub(crate) fn spare_call(&self) -> bool {
+        self.failure.lock().unwrap().take().is_some()
     }
 
     /// Every call panics.
@@ -142,6 +161,7 @@ impl FlakyStore {
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         if self.last_call.get().is_some_and(|last| call >= *last) {
+            self.death.notify_one();
             return pending().boxed();
         }
         assert!(!self.panics.load(Ordering::SeqCst), "as it was told to");
@@ -149,17 +169,19 @@ impl FlakyStore {
             return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
         }
         let yields = self.yields;
-        let fails = self.fail_at.load(Ordering::SeqCst) == call + 1;
-        let after = self.fail_after.load(Ordering::SeqCst);
-        if fails && !after {
-            return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
-        }
-        if fails {
-            return async move {
-                let _committed = answer.await;
-                Err(StoreErrorKind::Unavailable.into())
+        let mut failure = self.failure.lock().unwrap();
+        match failure.take_if(|(failing, _)| *failing == call) {
+            Some((_, Moment::BeforeItsCommit)) => {
+                return ready(Err(StoreErrorKind::Unavailable.into())).boxed();
             }
-            .boxed();
+            Some((_, Moment::AfterItsCommit)) => {
+                return async move {
+                    let _committed = answer.await;
+                    Err(StoreErrorKind::Unavailable.into())
+                }
+                .boxed();
+            }
+            None => {}
         }
         async move {
             for _ in 0..yields {
