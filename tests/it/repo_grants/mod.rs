@@ -5,12 +5,14 @@
 mod crowd;
 mod expiry;
 mod mint;
+mod misconfigured;
 mod proxied;
 mod redeem;
 mod replicas;
 mod revoke;
 mod secrecy;
 mod stored;
+mod turns;
 mod widening;
 
 use std::sync::Arc;
