@@ -57,6 +57,7 @@ pub(crate) use self::calls::Endpoint;
 pub(crate) use self::faults::Fault;
 pub(crate) use self::faults::Gate;
 pub(crate) use self::key::AppKey;
+pub(crate) use self::world::Role;
 
 use self::answers::Refusal;
 use self::answers::error;

@@ -103,10 +103,11 @@ impl GitHub {
             Caller::User(login) => {
                 let (installation, id) = found.ok_or(Refusal::NOT_FOUND)?;
                 let access = world.access(login, installation);
-                access
-                    .filter(|ids| ids.contains(&id))
-                    .ok_or(Refusal::NOT_FOUND)?;
-                world.repository(installation, id).ok_or(Refusal::NOT_FOUND)
+                let role = access.and_then(|access| access.get(&id));
+                let installation = world.installation(installation);
+                let seen = role.zip(installation);
+                seen.and_then(|(role, installation)| installation.repository_in(id, *role))
+                    .ok_or(Refusal::NOT_FOUND)
             }
             Caller::Installation(own) => {
                 let installation = world.installation(*own).ok_or(Refusal::NOT_FOUND)?;

@@ -39,7 +39,7 @@ pub(super) async fn repositories(
     installation.in_force()?;
     let items: Vec<_> = seen
         .iter()
-        .filter_map(|id| installation.repository(*id))
+        .filter_map(|(id, role)| installation.repository_in(*id, *role))
         .collect();
     Ok(page(&uri, &headers, "repositories", &items))
 }

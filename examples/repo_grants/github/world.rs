@@ -97,10 +97,21 @@ impl GitHub {
         Ok(token)
     }
 
-    /// Lets the user see the installation, and these repositories of it in place
-    /// of those that were given before.
+    /// Lets the user see the installation, and write to these repositories of it
+    /// in place of those that were given before.
     pub(crate) fn give_access(&self, login: &str, installation: u64, repositories: &[u64]) {
-        let repositories = repositories.iter().copied().collect();
+        self.give_role(login, installation, repositories, Role::Write);
+    }
+
+    /// As [`give_access`](Self::give_access), with another role than to write.
+    pub(crate) fn give_role(
+        &self,
+        login: &str,
+        installation: u64,
+        repositories: &[u64],
+        role: Role,
+    ) {
+        let repositories = repositories.iter().map(|id| (*id, role)).collect();
         let key = (login.to_owned(), installation);
         self.world().access.insert(key, repositories);
     }
@@ -122,6 +133,27 @@ impl GitHub {
         if let Some(installation) = self.world().installations.get_mut(&id) {
             change(installation);
         }
+    }
+}
+
+/// What a user may do in a repository, each more than the one before
+/// (<https://docs.github.com/en/organizations/managing-user-access-to-your-organizations-repositories/managing-repository-roles/repository-roles-for-an-organization>).
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Role {
+    Read,
+    Triage,
+    Write,
+}
+
+impl Role {
+    fn permissions(self) -> Value {
+        json!({
+            "admin": false,
+            "maintain": false,
+            "push": self >= Self::Write,
+            "triage": self >= Self::Triage,
+            "pull": true,
+        })
     }
 }
 
@@ -153,7 +185,12 @@ impl Installation {
         found.map(|(id, _)| *id)
     }
 
+    /// As whoever may write to it sees it.
     pub(super) fn repository(&self, id: u64) -> Option<Value> {
+        self.repository_in(id, Role::Write)
+    }
+
+    pub(super) fn repository_in(&self, id: u64, role: Role) -> Option<Value> {
         let name = self.repositories.get(&id)?;
         Some(json!({
             "id": id,
@@ -161,7 +198,7 @@ impl Installation {
             "full_name": format!("{}/{name}", self.account),
             "owner": self.owner(),
             "private": true,
-            "permissions": { "admin": false, "push": true, "pull": true },
+            "permissions": role.permissions(),
         }))
     }
 
@@ -209,8 +246,8 @@ pub(super) struct World {
     installations: BTreeMap<u64, Installation>,
     /// Logins by user token.
     users: HashMap<String, String>,
-    /// Repositories by user and installation.
-    access: HashMap<(String, u64), BTreeSet<u64>>,
+    /// Repositories, and the role there, by user and installation.
+    access: HashMap<(String, u64), BTreeMap<u64, Role>>,
     tokens: HashMap<String, InstallationToken>,
     minted: usize,
 }
@@ -224,7 +261,7 @@ impl World {
         self.users.get(token).map(String::as_str)
     }
 
-    pub(super) fn access(&self, login: &str, installation: u64) -> Option<&BTreeSet<u64>> {
+    pub(super) fn access(&self, login: &str, installation: u64) -> Option<&BTreeMap<u64, Role>> {
         self.access.get(&(login.to_owned(), installation))
     }
 

@@ -166,6 +166,10 @@ mod tests {
                 ("double quotes", format!("\"{escaped}\"")),
                 ("single quotes", format!(" '{pem}' \n")),
                 ("white space", format!("\n\t {pem} \n")),
+                ("tabs", pem.replace('\n', "\t")),
+                ("indented", pem.replace('\n', "\n    ")),
+                ("continued lines", pem.replace('\n', "\\\n")),
+                ("byte order mark", format!("\u{feff}{pem}")),
                 (
                     "after a certificate",
                     format!("{}{pem}", armoured("CERTIFICATE", b"x")),
@@ -173,12 +177,33 @@ mod tests {
                 ("base64 of PEM", STANDARD.encode(&pem)),
                 ("base64url of PEM", URL_SAFE_NO_PAD.encode(&pem)),
                 ("base64 of \\n", STANDARD.encode(&escaped)),
+                (
+                    "base64 of base64 of PEM",
+                    STANDARD.encode(STANDARD.encode(&pem)),
+                ),
                 ("JSON", json("private_key", &pem)),
                 ("JSON, camelCase", json("privateKey", &escaped)),
                 ("JSON, pem", json("pem", &pem)),
                 ("JSON, another name", json("signing", &pem)),
                 ("JSON, base64", json("key", &STANDARD.encode(&pem))),
                 ("base64 of JSON", STANDARD.encode(json("key", &pem))),
+                (
+                    "JSON, raw line breaks",
+                    format!("{{\"private_key\": \"{pem}\"}}"),
+                ),
+                (
+                    "JSON after a byte order mark",
+                    format!("\u{feff}{}", json("key", &pem)),
+                ),
+                (
+                    "JSON in JSON",
+                    json!({"github": {"private_key": pem}}).to_string(),
+                ),
+                ("a string of JSON", json!(pem).to_string()),
+                (
+                    "JSON in a string of JSON",
+                    json!(json("key", &pem)).to_string(),
+                ),
             ] {
                 let key = signing_key(&PrivateKey::new(text));
                 let key = key.unwrap_or_else(|error| panic!("{name}, {form}: {error}"));

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::Answer;
 use super::Stage;
 use super::answer;
+use crate::github::Role;
 
 #[tokio::test]
 async fn a_user_sees_the_own_installations_and_repositories_page_by_page() {
@@ -79,4 +80,25 @@ async fn a_user_sees_nothing_that_is_not_the_users() {
     get("/repos/acme/rocket", ada())
         .await
         .expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_repository_is_listed_with_what_its_user_may_do_there() {
+    let stage = Stage::start().await;
+    for (role, triage, push) in [
+        (Role::Read, false, false),
+        (Role::Triage, true, false),
+        (Role::Write, true, true),
+    ] {
+        stage.github.give_role("ada", 7, &[70], role);
+        let path = "/user/installations/7/repositories";
+        let listed = answer(stage.get(path, &stage.user_token)).await;
+        let listed = listed.expect(StatusCode::OK);
+        let read = answer(stage.get("/repos/acme/rocket", &stage.user_token)).await;
+        let want = json!({
+            "admin": false, "maintain": false, "push": push, "triage": triage, "pull": true,
+        });
+        assert_eq!(listed["repositories"][0]["permissions"], want);
+        assert_eq!(read.expect(StatusCode::OK)["permissions"], want);
+    }
 }

@@ -8,12 +8,14 @@ mod crowd;
 mod expiry;
 mod limits;
 mod mint;
+mod misconfigured;
 mod proxied;
 mod redeem;
 mod replicas;
 mod revoke;
 mod secrecy;
 mod stored;
+mod turns;
 mod widening;
 
 use std::sync::Arc;

@@ -6,8 +6,10 @@ use regrant::repo_grants::MintRequest;
 use regrant::secret::UpstreamAccessToken;
 
 use super::refused;
+use super::with;
 use crate::github::Endpoint;
 use crate::github::Fault;
+use crate::github::Role;
 use crate::repo_grants::GRANTED;
 use crate::repo_grants::INSTALLATION;
 use crate::repo_grants::REPOSITORY;
@@ -90,6 +92,52 @@ async fn a_repository_out_of_the_callers_reach_is_not_accessible() {
     let error = refused(&regrant, &web(), Some(&world.caller)).await;
     assert_eq!(error.code(), "repo_not_accessible");
     assert_eq!(world.mints_asked(), 0);
+}
+
+/// The App may write where its users may only read.
+#[tokio::test]
+async fn a_token_writes_nothing_that_its_caller_may_not_write() {
+    let read: &[_] = &[("contents", "read"), ("pull_requests", "read")];
+    let discuss: &[_] = &[("issues", "write"), ("pull_requests", "write")];
+    let write: &[_] = &[("issues", "write"), ("contents", "write")];
+    for (role, asked, is_given) in [
+        (Role::Read, &[][..], false),
+        (Role::Read, read, true),
+        (Role::Read, discuss, false),
+        (Role::Triage, read, true),
+        (Role::Triage, discuss, true),
+        (Role::Triage, write, false),
+        (Role::Triage, &[], false),
+        (Role::Write, write, true),
+        (Role::Write, &[], true),
+    ] {
+        let world = World::start().await;
+        let github = &world.github;
+        github.give_role("ada", INSTALLATION, &[REPOSITORY], role);
+        let regrant = world.regrant().await;
+        let grants = regrant.repo_grants().unwrap();
+
+        let minted = grants.mint(&with(asked), Some(&world.caller)).await;
+
+        let denied = minted.err().map(|error| error.code());
+        let want = (!is_given).then_some("permission_denied");
+        assert_eq!(denied, want, "{role:?} {asked:?}");
+        assert_eq!(world.mints_asked(), usize::from(is_given));
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_does_not_say_what_its_caller_may_do_is_no_denial() {
+    let world = World::start().await;
+    let regrant = world.regrant().await;
+    let listed = r#"{"repositories":[{"id":999,"name":"web","owner":{"login":"acme"}}]}"#;
+    let fault = Fault::answer(StatusCode::OK, listed);
+    world.github.fail_all(Endpoint::UserRepositories, fault);
+
+    let minted = world.mint(&regrant).await;
+
+    assert_eq!(minted.permissions["contents"], "write");
+    assert!(world.github.is_live(minted.token.expose()));
 }
 
 #[tokio::test]
