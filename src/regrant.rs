@@ -4,6 +4,7 @@
 //! cached of them; layers and endpoints are made from it and share it.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -98,7 +99,7 @@ impl Regrant {
             repo_grants: None,
             #[cfg(feature = "reqwest")]
             github_app: None,
-            name_given_twice: None,
+            replaced: BTreeSet::new(),
             jitter_seed: None,
         }
     }
@@ -184,17 +185,18 @@ pub struct RegrantBuilder {
     repo_grants: Option<RepoGrantPolicy>,
     #[cfg(feature = "reqwest")]
     github_app: Option<GitHubApp>,
-    name_given_twice: Option<Box<str>>,
+    /// Names that were given more than once.
+    replaced: BTreeSet<Box<str>>,
     jitter_seed: Option<u64>,
 }
 
 impl RegrantBuilder {
-    /// Adds a provider under a short name such as `linear`. A name is given once:
-    /// credentials are kept by it.
+    /// Adds a provider under a short name such as `linear`, in place of the one of
+    /// that name if there is one.
     pub fn provider(mut self, name: impl Into<Box<str>>, provider: impl Provider) -> Self {
         let name = name.into();
         let before = self.providers.insert(name.clone(), Arc::new(provider));
-        self.name_given_twice = self.name_given_twice.or(before.map(|_provider| name));
+        self.replaced.extend(before.map(|_provider| name));
         self
     }
 
@@ -316,14 +318,19 @@ impl RegrantBuilder {
                 "must be an absolute http or https URL (RFC 8414 §2)",
             )));
         }
-        if let Some(name) = self.name_given_twice {
-            return Err(StartError::Config(ConfigError::new(
-                "provider",
-                format!("`{name}` was added twice: give the second one another name"),
-            )));
-        }
         if let Some(policy) = &self.repo_grants {
             policy.check().map_err(StartError::Config)?;
+            // The other one would be sent what mints, and its word would end grants.
+            if self.replaced.contains(policy.provider.as_str()) {
+                return Err(StartError::Config(ConfigError::new(
+                    "provider",
+                    format!(
+                        "`{}` is the App of repo grants and was added twice: give the other \
+                         one another name",
+                        policy.provider
+                    ),
+                )));
+            }
             #[cfg(feature = "reqwest")]
             if let Some((permission, access)) = &policy.widening
                 && !is_given(permission, access)

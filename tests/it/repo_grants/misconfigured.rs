@@ -110,7 +110,7 @@ async fn the_id_and_key_of_another_app_end_no_grant() {
 /// Users log in by an App too; under one name each would be sent what is the
 /// other's.
 #[tokio::test]
-async fn two_providers_of_one_name_do_not_start() {
+async fn the_app_of_repo_grants_shares_its_name_with_no_provider() {
     let world = World::start().await;
     let app = || world.app().build().unwrap();
     let policy = || RepoGrantPolicy::new(CLIENT_ID);
@@ -125,7 +125,10 @@ async fn two_providers_of_one_name_do_not_start() {
     ] {
         let error = builder.start().await.unwrap_err();
         let told = format!("{error} {error:?}");
-        assert!(told.contains("`github-app` was added twice"), "{told}");
+        assert!(
+            told.contains("`github-app` is the App of repo grants and was added twice"),
+            "{told}"
+        );
     }
     let other = bare().repo_grants(app(), policy().provider("installations"));
     other.provider("github-app", app()).start().await.unwrap();
