@@ -18,6 +18,8 @@
 mod app;
 #[path = "gateway/environment.rs"]
 mod environment;
+#[path = "gateway/program.rs"]
+mod program;
 #[path = "gateway/provider.rs"]
 mod provider;
 #[path = "gateway/proxy.rs"]
@@ -33,9 +35,7 @@ mod tour;
 #[path = "gateway/upstream.rs"]
 mod upstream;
 
-use std::env;
 use std::error::Error;
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,7 +55,6 @@ use tokio::net::TcpListener;
 
 use crate::environment::Invalid;
 use crate::environment::chain;
-use crate::environment::failed;
 use crate::proxy::Proxy;
 use crate::settings::Settings;
 use crate::settings::Upstream;
@@ -74,31 +73,7 @@ fn gateway(regrant: &Regrant, upstream: Uri, base: &str) -> Result<Router, Box<d
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(tracing::Level::WARN)
-        .init();
-    let result = match env::args().nth(1).as_deref() {
-        None => serve().await,
-        Some("demo") => match tour::take().await {
-            Ok(true) => return ExitCode::SUCCESS,
-            Ok(false) => return ExitCode::FAILURE,
-            Err(error) => Err(error),
-        },
-        Some("-h" | "--help") => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Some(_) => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&*error),
-    }
+    program::run(USAGE, serve, tour::take).await
 }
 
 async fn serve() -> Result<(), Box<dyn Error>> {

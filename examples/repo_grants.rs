@@ -24,6 +24,8 @@ mod environment;
 #[path = "repo_grants/github/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the tests use the rest of it")]
 mod github;
+#[path = "gateway/program.rs"]
+mod program;
 #[path = "gateway/serving.rs"]
 mod serving;
 #[path = "repo_grants/settings.rs"]
@@ -37,9 +39,7 @@ mod tour;
 #[path = "repo_grants/world.rs"]
 mod world;
 
-use std::env;
 use std::error::Error;
-use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -52,7 +52,6 @@ use regrant::secret::UpstreamAccessToken;
 use tokio::net::TcpListener;
 
 use crate::environment::Invalid;
-use crate::environment::failed;
 use crate::settings::Settings;
 use crate::tool::Tools;
 use crate::world::World;
@@ -85,31 +84,7 @@ fn server(
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(tracing::Level::WARN)
-        .init();
-    let result = match env::args().nth(1).as_deref() {
-        None => serve().await,
-        Some("demo") => match tour::take().await {
-            Ok(true) => return ExitCode::SUCCESS,
-            Ok(false) => return ExitCode::FAILURE,
-            Err(error) => Err(error),
-        },
-        Some("-h" | "--help") => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Some(_) => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&*error),
-    }
+    program::run(USAGE, serve, tour::take).await
 }
 
 async fn serve() -> Result<(), Box<dyn Error>> {

@@ -301,6 +301,31 @@ impl Secrets {
     }
 }
 
+/// The row of a credential that was never refreshed, as yet without its tokens.
+pub(crate) fn first(
+    id: CredentialId,
+    provider: &str,
+    subject: &str,
+    now: SystemTime,
+) -> Credential {
+    Credential {
+        id,
+        provider: provider.to_owned(),
+        subject: subject.to_owned(),
+        generation: 0,
+        sealed: Vec::new(),
+        expires_at: None,
+        refreshed_at: now,
+        not_before: None,
+        forced_at: None,
+        fence: 0,
+        unsettled: 0,
+        failures: 0,
+        terminal: None,
+        linked: false,
+    }
+}
+
 /// Opens a row, or raises the alarm: a credential that does not open is never
 /// taken for one that is not there.
 pub(crate) fn open(

@@ -81,20 +81,9 @@ impl Regrant {
                 .map_err(|_error| IssueError::Crypto)
         };
         let mut row = Credential {
-            id,
-            provider: upstream.provider.clone(),
-            subject: subject.to_owned(),
-            generation: 0,
-            sealed: Vec::new(),
             expires_at: upstream.expires_at(now),
-            refreshed_at: now,
-            not_before: None,
-            forced_at: None,
-            fence: 0,
-            unsettled: 0,
-            failures: 0,
-            terminal: None,
             linked,
+            ..credential::first(id, &upstream.provider, subject, now)
         };
         for _ in 0..LINK_TRIES {
             let Some(known) = core.store.credential(id).await? else {

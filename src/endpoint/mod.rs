@@ -208,7 +208,7 @@ impl Endpoint {
             "/oauth/revoke" => Some(Self::Revoke),
             "/oauth/introspect" if core.advertised.introspection => Some(Self::Introspect),
             // Not below `/oauth`, which is the gateway's own.
-            "/repo-grant/token" if core.repo_grants.is_some() => Some(Self::RepoGrantToken),
+            REPO_GRANT_TOKEN if core.repo_grants.is_some() => Some(Self::RepoGrantToken),
             "/repo-grant/revoke" if core.repo_grants.is_some() => Some(Self::RepoGrantRevoke),
             _ => {
                 // Both forms of RFC 8414 §3.1: with the issuer's path behind
@@ -287,4 +287,6 @@ where
     Ok(collected.into())
 }
 
+/// Below the public URL.
+pub(crate) const REPO_GRANT_TOKEN: &str = "/repo-grant/token";
 const PREFLIGHT_AGE: std::time::Duration = std::time::Duration::from_secs(3_600);

@@ -49,7 +49,8 @@ pub enum MintErrorKind {
     /// The caller: the repository is not within reach of both the caller and the
     /// installation.
     RepoNotAccessible,
-    /// The caller: a permission was asked for that is never given.
+    /// The caller: a permission was asked for that is never given, or that is more
+    /// than the caller has in the repository.
     PermissionDenied,
     /// The owner of the account: the App is not installed there any more.
     InstallationNotFound,

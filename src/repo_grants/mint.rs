@@ -17,7 +17,9 @@ use super::minted::Repository;
 use super::minted::expires;
 use super::request::MintRequest;
 use crate::audit::AuditKind;
+use crate::credential;
 use crate::credential::Secrets;
+use crate::endpoint::REPO_GRANT_TOKEN;
 use crate::error::ConfigError;
 use crate::id::CredentialId;
 use crate::id::GrantId;
@@ -127,7 +129,7 @@ impl RepoGrants {
             repository,
             installation_id: scope.installation_id(),
             refresh_token,
-            token_endpoint: format!("{}{TOKEN_PATH}", self.core.public_url.as_str()),
+            token_endpoint: format!("{}{REPO_GRANT_TOKEN}", self.core.public_url.as_str()),
             client_id: self.policy.client_id.clone(),
             refresh_token_expires_at: self.policy.deadline(new.grant.created_at),
             grant_id: new.grant.id,
@@ -182,33 +184,20 @@ impl RepoGrants {
         now: SystemTime,
     ) -> Result<Credential, IssueError> {
         let id = CredentialId::random().map_err(|_error| IssueError::Crypto)?;
-        let provider = self.policy.provider.clone();
+        let provider = &self.policy.provider;
         let secrets = Secrets {
             access_token: minted.token.clone(),
             refresh_token: Some(scope.refresh_token()),
             tenant: None,
         };
         let sealed = secrets
-            .seal(&self.core.keyring, id, &provider, 0)
+            .seal(&self.core.keyring, id, provider, 0)
             .map_err(|_error| IssueError::Crypto)?;
+        let subject = request.subject.as_deref().unwrap_or(installation);
         Ok(Credential {
-            id,
-            provider,
-            subject: request
-                .subject
-                .clone()
-                .unwrap_or_else(|| installation.to_owned()),
-            generation: 0,
             sealed,
             expires_at: minted.expiry.at(now),
-            refreshed_at: now,
-            not_before: None,
-            forced_at: None,
-            fence: 0,
-            unsettled: 0,
-            failures: 0,
-            terminal: None,
-            linked: false,
+            ..credential::first(id, provider, subject, now)
         })
     }
 
@@ -225,5 +214,3 @@ impl RepoGrants {
         });
     }
 }
-
-const TOKEN_PATH: &str = "/repo-grant/token";

@@ -73,9 +73,11 @@ impl GitHubAppBuilder {
         self
     }
 
-    /// A permission that stored scopes get with their next refresh, if they name
+    /// A permission that tokens are minted with whose stored scope names
     /// permissions and not that one: `("checks", "read")`. Where the
-    /// installation was not granted it, the scope stays as it is. The default is
+    /// installation was not granted it, they are minted as the scope says, which
+    /// stays as it is. Repo grants go by their
+    /// [policy](crate::settings::RepoGrantPolicy::widen) instead. The default is
     /// none.
     pub fn widen(mut self, permission: impl Into<String>, access: impl Into<String>) -> Self {
         self.widen.insert(permission.into(), access.into());
