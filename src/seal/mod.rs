@@ -145,6 +145,18 @@ impl fmt::Display for SealError {
 
 impl std::error::Error for SealError {}
 
+/// The id of the key that these bytes, the [`sealed`](crate::store::Credential::sealed)
+/// ones of a row, were sealed under: `1 | id length | id | …`. `None` if they are
+/// not of that form.
+///
+/// ```
+/// assert_eq!(regrant::seal::key_id(b"\x01\x052026b…"), Some("2026b"));
+/// assert_eq!(regrant::seal::key_id(b"2026b"), None);
+/// ```
+pub fn key_id(sealed: &[u8]) -> Option<&str> {
+    split_key_id(sealed).map(|(id, _rest)| id)
+}
+
 fn split_key_id(sealed: &[u8]) -> Option<(&str, &[u8])> {
     let [SEAL_VERSION, id_length, rest @ ..] = sealed else {
         return None;

@@ -12,6 +12,7 @@
 //! 4. Secrets arrive sealed. A store never sees an upstream token in clear, nor
 //!    a gateway token in any form but its SHA-256.
 //! 5. Leases run by the store's own time, which all replicas share.
+//! 6. What no request waits for is an [`Upkeep`]: pages of rows.
 //!
 //! [`PostgresStore`](postgres::PostgresStore) is for deployments,
 //! [`MemoryStore`](memory::MemoryStore) for examples, tests and gateways of one
@@ -25,12 +26,17 @@ pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod row;
+mod upkeep;
 
 use std::fmt;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use futures_util::FutureExt as _;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream;
+use futures_util::stream::BoxStream;
 
 pub use self::error::StoreError;
 pub use self::error::StoreErrorKind;
@@ -51,6 +57,14 @@ pub use self::row::RevocationReason;
 pub use self::row::Rotation;
 pub use self::row::RotationPolicy;
 pub use self::row::Settlement;
+pub use self::upkeep::CredentialFilter;
+pub use self::upkeep::Deadlines;
+pub use self::upkeep::GrantFilter;
+pub use self::upkeep::KeyUsage;
+pub use self::upkeep::Outlived;
+pub use self::upkeep::Page;
+pub use self::upkeep::Swept;
+pub use self::upkeep::Upkeep;
 use crate::id::CredentialId;
 use crate::id::GrantId;
 
@@ -62,6 +76,22 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Whether rows outlive this process. A durable store refuses a generated
     /// keyring.
     fn is_durable(&self) -> bool;
+
+    /// The part that no request waits for.
+    fn upkeep(&self) -> &dyn Upkeep;
+
+    /// Whether it answers. The default asks for the [`keys`](Self::keys).
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.keys().map(|keys| keys.map(drop)).boxed()
+    }
+
+    /// What ends through other processes, as it happens. Never ends itself: it
+    /// connects again by itself, and says when it hears nothing. The default
+    /// never says anything, which is right for a store of one process; with it
+    /// other processes notice within the staleness bound.
+    fn changes(&self) -> BoxStream<'static, Change> {
+        stream::pending().boxed()
+    }
 
     /// Records that `key` seals from now on; does nothing if its id is known.
     fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>>;
@@ -226,6 +256,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Reads a client; `None` if it is not registered.
     fn client<'a>(&'a self, id: &'a str)
     -> BoxFuture<'a, Result<Option<ClientRecord>, StoreError>>;
+}
+
+/// What a store has to say about what other processes did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "an answer: what nobody handles is a revocation that is late"
+)]
+pub enum Change {
+    /// From now on every end is told of. What was read before may have ended
+    /// since.
+    Listening,
+    /// Until further notice none is.
+    Deaf,
+    /// This grant, or one of its access tokens, was revoked.
+    Grant(GrantId),
+    /// This credential has ended.
+    Credential(CredentialId),
 }
 
 /// How many rotations a grant remembers the time of: more than clients can

@@ -18,6 +18,7 @@ mod clients;
 mod credentials;
 mod grants;
 mod revocations;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,13 @@ pub async fn check(store: Arc<dyn Store>) {
     revocations::a_credential_is_held_by_grants_that_live(&*store).await;
     clients::a_code_is_inserted_once_and_read_back_as_written(&*store).await;
     clients::a_registration_takes_the_place_of_the_one_before(&*store).await;
+    upkeep::pages_lead_through_all_rows(&*store).await;
+    upkeep::keys_are_counted_and_rows_sealed_anew(&*store).await;
+    upkeep::a_row_that_changed_is_not_sealed_anew(&*store).await;
+    upkeep::deadlines_are_only_ever_raised(&*store).await;
+    upkeep::what_has_outlived_everything_is_swept_and_nothing_else(&*store).await;
+    upkeep::codes_are_swept_when_they_have_expired(&*store).await;
+    upkeep::a_credential_goes_once_it_has_ended_and_nobody_names_it(&*store).await;
     what_is_not_there_is_not_made_up(&*store).await;
 }
 

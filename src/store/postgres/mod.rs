@@ -19,6 +19,7 @@ mod credentials;
 mod grants;
 mod revocations;
 mod rows;
+mod upkeep;
 
 use std::time::Duration;
 use std::time::SystemTime;
@@ -43,6 +44,7 @@ use super::Rotation;
 use super::Settlement;
 use super::Store;
 use super::StoreError;
+use super::Upkeep;
 use crate::error::ConfigError;
 use crate::id::CredentialId;
 use crate::id::GrantId;
@@ -107,6 +109,10 @@ impl PostgresStore {
 impl Store for PostgresStore {
     fn is_durable(&self) -> bool {
         true
+    }
+
+    fn upkeep(&self) -> &dyn Upkeep {
+        self
     }
 
     fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>> {

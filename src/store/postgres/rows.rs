@@ -243,7 +243,7 @@ fn from_bigint(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(corrupt)
 }
 
-fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &str) -> Result<T, StoreError> {
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &str) -> Result<T, StoreError> {
     row.try_get(column).map_err(corrupt)
 }
 

@@ -39,6 +39,7 @@ use regrant::store::Settlement;
 use regrant::store::Store;
 use regrant::store::StoreError;
 use regrant::store::StoreErrorKind;
+use regrant::store::Upkeep;
 
 use super::truth::Truth;
 use super::world::OPERATOR;
@@ -152,6 +153,10 @@ impl Reached {
 impl Store for Reached {
     fn is_durable(&self) -> bool {
         false
+    }
+
+    fn upkeep(&self) -> &dyn Upkeep {
+        self.0.truth.store.upkeep()
     }
 
     fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -36,6 +36,7 @@ use regrant::store::Settlement;
 use regrant::store::Store;
 use regrant::store::StoreError;
 use regrant::store::StoreErrorKind;
+use regrant::store::Upkeep;
 use regrant::store::memory::MemoryStore;
 use tokio::sync::Notify;
 use tokio::sync::watch;
@@ -196,6 +197,10 @@ impl FlakyStore {
 impl Store for FlakyStore {
     fn is_durable(&self) -> bool {
         self.inner.is_durable()
+    }
+
+    fn upkeep(&self) -> &dyn Upkeep {
+        self.inner.upkeep()
     }
 
     fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -1,5 +1,7 @@
 //! The embedded store: one process, nothing durable.
 
+mod upkeep;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use super::Claim;
 use super::ClientRecord;
 use super::Code;
 use super::Credential;
+use super::Deadlines;
 use super::Grant;
 use super::HeldCredential;
 use super::KeyRecord;
@@ -27,6 +30,7 @@ use super::Settlement;
 use super::Store;
 use super::StoreError;
 use super::StoreErrorKind;
+use super::Upkeep;
 use crate::id::CredentialId;
 use crate::id::GrantId;
 use crate::sync::lock;
@@ -62,6 +66,10 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn is_durable(&self) -> bool {
         false
+    }
+
+    fn upkeep(&self) -> &dyn Upkeep {
+        self
     }
 
     fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -464,6 +472,7 @@ impl fmt::Debug for MemoryStore {
 #[derive(Default)]
 struct Tables {
     keys: Vec<KeyRecord>,
+    deadlines: Option<Deadlines>,
     credentials: HashMap<CredentialId, Leased>,
     grants: HashMap<GrantId, Grant>,
     codes: HashMap<GrantId, Code>,
