@@ -17,6 +17,7 @@ mod clients;
 mod connection;
 mod credentials;
 mod grants;
+mod migrate;
 mod revocations;
 mod rows;
 mod upkeep;
@@ -29,7 +30,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use self::connection::Connections;
-pub use self::connection::MigrateError;
+pub use self::migrate::MigrateError;
+pub use self::migrate::MigrateErrorKind;
 use super::Claim;
 use super::ClientRecord;
 use super::Code;
@@ -91,18 +93,6 @@ impl PostgresStore {
     pub fn budget(mut self, budget: Duration) -> Self {
         self.connections.budget = budget;
         self
-    }
-
-    /// Brings the schema to this version. Safe to run by several replicas at
-    /// once, and again. Needs a direct connection: not one through a pooler in
-    /// transaction mode.
-    ///
-    /// # Errors
-    ///
-    /// If the database cannot be reached, or holds migrations that this version
-    /// does not know or that were changed since.
-    pub async fn migrate(&self) -> Result<(), MigrateError> {
-        self.connections.migrate().await
     }
 }
 
