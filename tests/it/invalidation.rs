@@ -125,7 +125,7 @@ async fn a_login_that_the_provider_ended_is_ended_on_replicas_that_listen() {
 #[tokio::test]
 async fn what_ended_while_nobody_listened_is_noticed_when_somebody_does_again() {
     let database = Database::create().await;
-    let outage = Outage::before(&database).await;
+    let outage = Outage::before_listener(&database).await;
     let here = database.store().await;
     let there = here.clone().listen_at(&outage.url).unwrap();
     let replicas = Replicas::start(here, there, HOUR).await;

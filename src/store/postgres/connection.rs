@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use deadpool_postgres::ClientWrapper;
 use deadpool_postgres::Manager;
 use deadpool_postgres::ManagerConfig;
 use deadpool_postgres::Object;
@@ -67,6 +68,13 @@ impl Connections {
             .build()
             .map_err(|error| refuse("cannot be used").caused_by(error))?;
         Ok(Self::new(pool))
+    }
+
+    pub(super) async fn for_migrations(&self) -> Result<ClientWrapper, BoxError> {
+        let connection = self.pool.get().await?;
+        // Not given back to the pool: a migration may leave a connection in any
+        // state.
+        Ok(Object::take(connection))
     }
 
     /// The first row of a statement that returns at most one.
@@ -164,40 +172,6 @@ impl Connections {
             Err(elapsed) => Err(unavailable(elapsed.into())),
         }
     }
-
-    pub(super) async fn migrate(&self) -> Result<(), MigrateError> {
-        let mut attempt = 1;
-        loop {
-            let connection = self
-                .pool
-                .get()
-                .await
-                .map_err(|error| MigrateError(error.into()))?;
-            // Not given back to the pool: a migration may leave a connection in
-            // any state.
-            let mut connection = Object::take(connection);
-            let error = match migrations::migrations::runner()
-                .run_async(&mut *connection)
-                .await
-            {
-                Ok(_report) => return Ok(()),
-                Err(error) => MigrateError(error.into()),
-            };
-            // Each migration is one transaction. When replicas start at once
-            // one of them wins, and the others collide with what it made; on
-            // the next look it is simply there. No lock is needed, so none can
-            // leak through a pooler.
-            if attempt == MIGRATE_ATTEMPTS {
-                return Err(error);
-            }
-            tracing::debug!(
-                error = &error as &dyn Error,
-                "migration failed, looking again"
-            );
-            tokio::time::sleep(FIRST_PAUSE * attempt).await;
-            attempt += 1;
-        }
-    }
 }
 
 impl fmt::Debug for Connections {
@@ -206,22 +180,6 @@ impl fmt::Debug for Connections {
         f.debug_struct("Connections")
             .field("budget", &self.budget)
             .finish_non_exhaustive()
-    }
-}
-
-/// The schema could not be brought to this version.
-#[derive(Debug)]
-pub struct MigrateError(BoxError);
-
-impl fmt::Display for MigrateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the database could not be migrated")
-    }
-}
-
-impl Error for MigrateError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.0)
     }
 }
 
@@ -269,13 +227,8 @@ fn is_passing(state: &SqlState) -> bool {
             .any(|class| state.code().starts_with(class))
 }
 
-mod migrations {
-    refinery::embed_migrations!("migrations");
-}
-
 const DEFAULT_BUDGET: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const POOL_SIZE: usize = 16;
-const MIGRATE_ATTEMPTS: u32 = 5;

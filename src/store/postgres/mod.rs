@@ -19,6 +19,7 @@ mod credentials;
 mod grants;
 mod hosts;
 mod listen;
+mod migrate;
 mod notify;
 mod revocations;
 mod rows;
@@ -35,9 +36,10 @@ use futures_util::stream::BoxStream;
 use futures_util::stream::StreamExt as _;
 
 use self::connection::Connections;
-pub use self::connection::MigrateError;
 use self::hosts::Hosts;
 use self::listen::Listener;
+pub use self::migrate::MigrateError;
+pub use self::migrate::MigrateErrorKind;
 use super::Change;
 use super::Claim;
 use super::ClientRecord;
@@ -102,9 +104,9 @@ impl PostgresStore {
     }
 
     /// Hears at once of what ends on other replicas, on one connection of its own
-    /// to this address, which must lead to the database without a pooler. The
-    /// default is what [`connect`](Self::connect) was given, and none with
-    /// [`new`](Self::new).
+    /// to this address, which must lead to the database without a pooler;
+    /// [`migrate`](Self::migrate) uses it as well. The default is what
+    /// [`connect`](Self::connect) was given, and none with [`new`](Self::new).
     ///
     /// # Errors
     ///
@@ -127,18 +129,6 @@ impl PostgresStore {
     pub fn budget(mut self, budget: Duration) -> Self {
         self.connections.budget = budget;
         self
-    }
-
-    /// Brings the schema to this version. Safe to run by several replicas at
-    /// once, and again. Needs a direct connection: not one through a pooler in
-    /// transaction mode.
-    ///
-    /// # Errors
-    ///
-    /// If the database cannot be reached, or holds migrations that this version
-    /// does not know or that were changed since.
-    pub async fn migrate(&self) -> Result<(), MigrateError> {
-        self.connections.migrate().await
     }
 }
 

@@ -89,7 +89,16 @@ pub(crate) struct Outage {
 impl Outage {
     /// A proxy to this database, up at first.
     pub(crate) async fn before(database: &Database) -> Self {
-        let server: Config = database.url.parse().unwrap();
+        Self::to(&database.url, &database.name).await
+    }
+
+    /// The same, without the pooler.
+    pub(crate) async fn before_listener(database: &Database) -> Self {
+        Self::to(&database.direct, &database.name).await
+    }
+
+    async fn to(url: &str, name: &str) -> Self {
+        let server: Config = url.parse().unwrap();
         let user = server.get_user().unwrap_or("postgres").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -106,7 +115,7 @@ impl Outage {
             }
         });
         Self {
-            url: format!("postgres://{user}@{address}/{}", database.name),
+            url: format!("postgres://{user}@{address}/{name}"),
             is_up,
             refused,
         }
