@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use deadpool_postgres::Manager;
@@ -13,12 +12,13 @@ use deadpool_postgres::RecyclingMethod;
 use deadpool_postgres::Runtime;
 use tokio::time::Instant;
 use tokio_postgres::Config;
-use tokio_postgres::NoTls;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::types::Type;
 
+use super::connection_string::refuse;
+use super::hosts::Hosts;
 use crate::BoxError;
 use crate::error::ConfigError;
 use crate::store::StoreError;
@@ -39,18 +39,11 @@ impl Connections {
     }
 
     pub(super) fn connect(url: &str) -> Result<Self, ConfigError> {
-        let refuse = |reason| ConfigError::new("the connection string", reason);
-        let mut config =
-            Config::from_str(url).map_err(|error| refuse("cannot be read").caused_by(error))?;
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(refuse("names no host"));
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(ATTEMPT);
-        }
-        let manager = Manager::from_config(
-            config,
-            NoTls,
+        let hosts = Hosts::parse(url)?;
+        let limit = hosts.limit();
+        let manager = Manager::from_connect(
+            Config::new(),
+            hosts,
             ManagerConfig {
                 // No query of its own on check-out: a connection that has died
                 // is noticed by the statement, which is then tried again.
@@ -61,8 +54,8 @@ impl Connections {
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(DEFAULT_BUDGET))
-            // The whole handshake, not only the TCP connect.
-            .create_timeout(Some(ATTEMPT))
+            // Each host has a limit of its own, which says more when it is over.
+            .create_timeout(Some(limit + ATTEMPT))
             .recycle_timeout(Some(ATTEMPT))
             .build()
             .map_err(|error| refuse("cannot be used").caused_by(error))?;

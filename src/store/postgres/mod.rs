@@ -15,10 +15,14 @@
 
 mod clients;
 mod connection;
+mod connection_string;
 mod credentials;
 mod grants;
+mod hosts;
 mod revocations;
 mod rows;
+mod tls;
+mod trust;
 mod upkeep;
 
 use std::time::Duration;
