@@ -97,7 +97,6 @@ impl Hosts {
         })
     }
 
-    #[expect(dead_code, reason = "for prepared statements")]
     /// The same servers, with sessions that have these start-up options besides.
     pub(super) fn with_options(&self, options: &str) -> Self {
         let mut hosts = self.all.to_vec();
