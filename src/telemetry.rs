@@ -6,6 +6,10 @@
 //! | `regrant_refreshes_total` | `provider`, `outcome` | counter |
 //! | `regrant_revocations_total` | `provider`, `outcome` | counter |
 //! | `regrant_provider_seconds` | `provider` | histogram, one value per call |
+//! | `regrant_store_connections` | `state`: `idle`, `busy`, `max` | gauge: the pool of writes |
+//! | `regrant_store_waiting` | | gauge: callers that wait for one of these |
+//! | `regrant_store_seconds` | `operation`: `read`, `write` | histogram, one value per call, retries included |
+//! | `regrant_store_errors_total` | `kind` | counter, one per attempt that failed |
 
 use std::time::Duration;
 
@@ -107,4 +111,75 @@ pub(crate) fn count_revocation(provider: &str, outcome: Revocation) {
 
 pub(crate) fn provider_took(provider: &str, time: Duration) {
     metrics::histogram!("regrant_provider_seconds", "provider" => provider.to_owned()).record(time);
+}
+
+/// Why one attempt at a statement failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg(feature = "postgres")]
+pub(crate) enum StoreTrouble {
+    /// The connection broke.
+    Broken,
+    /// No connection was free in time.
+    Busy,
+    /// No host could be connected to.
+    Connect,
+    /// Others changed the same row.
+    Contention,
+    /// Anything that trying again does not help.
+    Other,
+    /// The connection's prepared statements do not fit any more.
+    Prepared,
+    /// The host is a standby.
+    ReadOnly,
+    /// The server has run out of something.
+    Resources,
+    /// The schema is not the one of this version.
+    Schema,
+    /// The server stops or starts.
+    Shutdown,
+    /// The statement took too long.
+    Timeout,
+}
+
+#[cfg(feature = "postgres")]
+impl StoreTrouble {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Broken => "broken",
+            Self::Busy => "busy",
+            Self::Connect => "connect",
+            Self::Contention => "contention",
+            Self::Other => "other",
+            Self::Prepared => "prepared",
+            Self::ReadOnly => "read_only",
+            Self::Resources => "resources",
+            Self::Schema => "schema",
+            Self::Shutdown => "shutdown",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn count_store_trouble(kind: StoreTrouble) {
+    metrics::counter!("regrant_store_errors_total", "kind" => kind.as_str()).increment(1);
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn store_took(is_read: bool, time: Duration) {
+    let operation = if is_read { "read" } else { "write" };
+    metrics::histogram!("regrant_store_seconds", "operation" => operation).record(time);
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) fn store_pool(idle: usize, busy: usize, max: usize, waiting: usize) {
+    for (state, count) in [("idle", idle), ("busy", busy), ("max", max)] {
+        metrics::gauge!("regrant_store_connections", "state" => state).set(gauged(count));
+    }
+    metrics::gauge!("regrant_store_waiting").set(gauged(waiting));
+}
+
+#[cfg(feature = "postgres")]
+fn gauged(count: usize) -> f64 {
+    u32::try_from(count).unwrap_or(u32::MAX).into()
 }

@@ -41,7 +41,7 @@ pub(super) async fn code(
     id: GrantId,
 ) -> Result<Option<Code>, StoreError> {
     connections
-        .row(
+        .read(
             "SELECT * FROM codes WHERE id = $1",
             &[(&Uuid(*id.as_bytes()), Type::UUID)],
         )
@@ -86,7 +86,7 @@ pub(super) async fn client(
     id: &str,
 ) -> Result<Option<ClientRecord>, StoreError> {
     connections
-        .row("SELECT * FROM clients WHERE id = $1", &[(&id, Type::TEXT)])
+        .read("SELECT * FROM clients WHERE id = $1", &[(&id, Type::TEXT)])
         .await?
         .as_ref()
         .map(rows::client)

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
@@ -10,48 +10,82 @@ use deadpool_postgres::Manager;
 use deadpool_postgres::ManagerConfig;
 use deadpool_postgres::Object;
 use deadpool_postgres::Pool;
+use deadpool_postgres::PoolError;
 use deadpool_postgres::RecyclingMethod;
 use deadpool_postgres::Runtime;
+use deadpool_postgres::TimeoutType;
 use tokio::time::Instant;
 use tokio_postgres::Config;
-use tokio_postgres::NoTls;
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::types::Type;
+use tokio_util::sync::CancellationToken;
 
+use super::connection_string::refuse;
+use super::failure::Connection;
+use super::failure::Failure;
+use super::hosts::Hosts;
+use super::readers::Reader;
+use super::readers::Readers;
+use super::trust::Trust;
 use crate::BoxError;
 use crate::error::ConfigError;
+use crate::jitter::Jitter;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
+use crate::telemetry;
+use crate::telemetry::StoreTrouble;
 
+/// The connections of one store. Cheap to clone; clones share them.
 #[derive(Clone)]
 pub(super) struct Connections {
+    /// For writes and long reads, one at a time each.
     pool: Pool,
+    readers: Arc<Readers>,
+    /// `None` if the pool is the caller's.
+    hosts: Option<Hosts>,
+    trust: Arc<Trust>,
+    jitter: Arc<Jitter>,
+    is_prepared: bool,
     pub(super) budget: Duration,
+}
+
+/// A statement and its parameters with their types.
+#[derive(Clone, Copy)]
+struct Statement<'a> {
+    sql: &'a str,
+    parameters: &'a [(&'a (dyn ToSql + Sync), Type)],
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    /// On a connection that nobody else uses meanwhile.
+    Alone,
+    /// On one that others use at the same time.
+    Shared,
 }
 
 impl Connections {
     pub(super) fn new(pool: Pool) -> Self {
         Self {
             pool,
+            readers: Arc::new(Readers::new()),
+            hosts: None,
+            trust: Arc::new(Trust::new(1)),
+            jitter: Arc::new(Jitter::new(None)),
+            is_prepared: false,
             budget: DEFAULT_BUDGET,
         }
     }
 
     pub(super) fn connect(url: &str) -> Result<Self, ConfigError> {
-        let refuse = |reason| ConfigError::new("the connection string", reason);
-        let mut config =
-            Config::from_str(url).map_err(|error| refuse("cannot be read").caused_by(error))?;
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(refuse("names no host"));
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(ATTEMPT);
-        }
-        let manager = Manager::from_config(
-            config,
-            NoTls,
+        Self::to(Hosts::parse(url)?)
+    }
+
+    fn to(hosts: Hosts) -> Result<Self, ConfigError> {
+        let manager = Manager::from_connect(
+            Config::new(),
+            hosts.clone(),
             ManagerConfig {
                 // No query of its own on check-out: a connection that has died
                 // is noticed by the statement, which is then tried again.
@@ -62,19 +96,60 @@ impl Connections {
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(DEFAULT_BUDGET))
-            // The whole handshake, not only the TCP connect.
-            .create_timeout(Some(ATTEMPT))
+            // Each host has a limit of its own, and says more when it is over.
+            .create_timeout(Some(hosts.limit() + ATTEMPT))
             .recycle_timeout(Some(ATTEMPT))
             .build()
             .map_err(|error| refuse("cannot be used").caused_by(error))?;
-        Ok(Self::new(pool))
+        Ok(Self {
+            trust: Arc::clone(hosts.trust()),
+            hosts: Some(hosts),
+            ..Self::new(pool)
+        })
+    }
+
+    /// The same, with statements that each connection prepares once.
+    pub(super) fn prepared(self) -> Self {
+        // A direct connection takes it; a pooler may refuse it.
+        let options = format!("-c statement_timeout={}", ATTEMPT.as_millis());
+        let limited = self
+            .hosts
+            .as_ref()
+            .map(|hosts| hosts.with_options(&options));
+        let connections = match limited.map(Self::to) {
+            Some(Ok(limited)) => limited,
+            Some(Err(_)) | None => self.clone(),
+        };
+        Self {
+            is_prepared: true,
+            budget: self.budget,
+            ..connections
+        }
+    }
+
+    /// The row of a `SELECT` by primary key, over a shared connection.
+    pub(super) async fn read(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Option<Row>, StoreError> {
+        let statement = Statement { sql, parameters };
+        let (rows, _attempts) = self.attempts(Way::Shared, statement).await?;
+        Ok(rows.into_iter().next())
     }
 
     pub(super) async fn for_migrations(&self) -> Result<ClientWrapper, BoxError> {
-        let connection = self.pool.get().await?;
+        let deadline = Instant::now() + self.budget;
+        let connection = self.check_out(deadline).await;
+        let connection = connection.map_err(|failure| failure.error)?;
         // Not given back to the pool: a migration may leave a connection in any
         // state.
-        Ok(Object::take(connection))
+        let connection = Object::take(connection);
+        // A migration may take its time, whatever is set for statements.
+        connection
+            .batch_execute("SET statement_timeout = 0")
+            .await?;
+        Ok(connection)
     }
 
     /// The first row of a statement that returns at most one.
@@ -92,7 +167,8 @@ impl Connections {
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<(), StoreError> {
-        let (rows, attempts) = self.attempts(sql, parameters).await?;
+        let statement = Statement { sql, parameters };
+        let (rows, attempts) = self.attempts(Way::Alone, statement).await?;
         // An id that is taken on a second attempt was taken by the first one,
         // whose answer got lost.
         if rows.is_empty() && attempts == 1 {
@@ -106,71 +182,195 @@ impl Connections {
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Vec<Row>, StoreError> {
-        self.attempts(sql, parameters).await.map(|(rows, _)| rows)
+        let statement = Statement { sql, parameters };
+        let (rows, _attempts) = self.attempts(Way::Alone, statement).await?;
+        Ok(rows)
     }
 
     /// The rows, and how many attempts they took.
     async fn attempts(
         &self,
-        sql: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
+        way: Way,
+        statement: Statement<'_>,
     ) -> Result<(Vec<Row>, u32), StoreError> {
-        let deadline = Instant::now() + self.budget;
+        let started = Instant::now();
+        let deadline = started + self.budget;
         let mut pause = FIRST_PAUSE;
         let mut attempts = 1;
-        loop {
-            let error = match self.attempt(deadline, sql, parameters).await {
-                Ok(rows) => return Ok((rows, attempts)),
-                Err(error) => error,
+        let answer = loop {
+            let answer = match way {
+                Way::Alone => self.exclusively(deadline, statement).await,
+                Way::Shared => self.share(deadline, statement).await,
             };
-            if error.kind() != StoreErrorKind::Unavailable || Instant::now() + pause >= deadline {
-                return Err(error);
+            let Failure { error, trouble, .. } = match answer {
+                Ok(rows) => break Ok((rows, attempts)),
+                Err(failure) => failure,
+            };
+            telemetry::count_store_trouble(trouble);
+            let wait = self.jitter.spread(pause);
+            if error.kind() != StoreErrorKind::Unavailable || Instant::now() + wait >= deadline {
+                break Err(error);
             }
             tracing::debug!(
                 error = &error as &dyn Error,
                 "the store failed, trying again"
             );
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             attempts += 1;
-        }
+        };
+        telemetry::store_took(statement.sql.starts_with("SELECT"), started.elapsed());
+        answer
     }
 
-    async fn attempt(
+    /// One attempt on a connection that nobody else uses meanwhile.
+    async fn exclusively(
         &self,
         deadline: Instant,
-        sql: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>, StoreError> {
-        let unavailable = |source: BoxError| StoreError::new(StoreErrorKind::Unavailable, source);
-        let connection = tokio::time::timeout_at(deadline, self.pool.get())
-            .await
-            .map_err(|elapsed| unavailable(elapsed.into()))?
-            .map_err(|error| unavailable(error.into()))?;
+        statement: Statement<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let answer = self.attempt_alone(deadline, statement).await;
+        // With the connection given back: what is said last of a store that
+        // nobody uses is that nobody uses it.
+        let status = self.pool.status();
+        telemetry::store_pool(
+            status.available,
+            status.size.saturating_sub(status.available),
+            status.max_size,
+            status.waiting,
+        );
+        answer
+    }
+
+    async fn attempt_alone(
+        &self,
+        deadline: Instant,
+        statement: Statement<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let connection = self.check_out(deadline).await?;
+        let made = Object::metrics(&connection).created;
         // Cancellation: a caller that gives up drops the query with the
         // connection checked out; the guard keeps it from being used again
         // while the server still works on it.
         let mut guard = DiscardUnlessDone(Some(connection));
         let Some(connection) = guard.0.as_ref() else {
-            return Err(StoreErrorKind::Unavailable.into());
+            return Err(Failure::unconnected(StoreTrouble::Broken, fmt::Error));
         };
 
-        let query = connection.query_typed(sql, parameters);
         let limit = deadline.min(Instant::now() + ATTEMPT);
-        match tokio::time::timeout_at(limit, query).await {
+        let query = self.query(connection, statement);
+        let failure = match tokio::time::timeout_at(limit, query).await {
             Ok(Ok(rows)) => {
                 guard.done();
-                Ok(rows)
+                return Ok(rows);
             }
-            Ok(Err(error)) => {
-                let error = classify(error);
-                if error.kind() != StoreErrorKind::Unavailable {
-                    guard.done();
-                }
-                Err(error)
-            }
-            Err(elapsed) => Err(unavailable(elapsed.into())),
+            Ok(Err(error)) => Failure::of(error, self.is_prepared),
+            Err(elapsed) => Failure::timed_out(elapsed),
+        };
+        match failure.connection {
+            Connection::Keep => guard.done(),
+            Connection::Discard => {}
+            Connection::Lose => self.trust.lose(made),
         }
+        Err(failure)
+    }
+
+    /// One attempt on a connection that others use at the same time.
+    async fn share(
+        &self,
+        deadline: Instant,
+        statement: Statement<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let reader = self.readers.get(&self.trust, self.make_reader(deadline));
+        let reader = tokio::time::timeout_at(deadline, reader)
+            .await
+            .map_err(|elapsed| Failure::unconnected(StoreTrouble::Connect, elapsed))??;
+
+        let limit = deadline.min(Instant::now() + ATTEMPT);
+        // Cancellation: the answer to a read that nobody waits for is dropped
+        // when it comes; the others are not disturbed.
+        let query = self.query(&reader.client, statement);
+        let query = reader.gone.run_until_cancelled(query);
+        let failure = match tokio::time::timeout_at(limit, query).await {
+            Ok(Some(Ok(rows))) => return Ok(rows),
+            Ok(Some(Err(error))) => Failure::of(error, self.is_prepared),
+            Ok(None) => return Err(Failure::unconnected(StoreTrouble::Broken, Given)),
+            Err(elapsed) => Failure::timed_out(elapsed),
+        };
+        match failure.connection {
+            Connection::Keep => {}
+            Connection::Discard => self.readers.discard(&reader),
+            Connection::Lose => {
+                self.trust.lose(reader.made);
+                self.readers.discard(&reader);
+            }
+        }
+        Err(failure)
+    }
+
+    async fn query(
+        &self,
+        client: &ClientWrapper,
+        statement: Statement<'_>,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let Statement { sql, parameters } = statement;
+        if !self.is_prepared {
+            return client.query_typed(sql, parameters).await;
+        }
+        let types: Vec<_> = parameters.iter().map(|(_, typed)| typed.clone()).collect();
+        let values: Vec<_> = parameters.iter().map(|(value, _)| *value).collect();
+        let prepared = client.prepare_typed_cached(sql, &types).await?;
+        client.query(&prepared, &values).await
+    }
+
+    async fn check_out(&self, deadline: Instant) -> Result<Object, Failure> {
+        let usable = async {
+            loop {
+                let connection = self.pool.get().await?;
+                if !self.trust.is_retired(Object::metrics(&connection).created) {
+                    return Ok(connection);
+                }
+                drop(Object::take(connection));
+            }
+        };
+        let late = |elapsed| Failure::unconnected(StoreTrouble::Busy, elapsed);
+        tokio::time::timeout_at(deadline, usable)
+            .await
+            .map_err(late)?
+            .map_err(|error: PoolError| {
+                let trouble = match error {
+                    PoolError::Timeout(TimeoutType::Wait) => StoreTrouble::Busy,
+                    PoolError::Timeout(_)
+                    | PoolError::Backend(_)
+                    | PoolError::Closed
+                    | PoolError::NoRuntimeSpecified
+                    | PoolError::PostCreateHook(_) => StoreTrouble::Connect,
+                };
+                Failure::unconnected(trouble, error)
+            })
+    }
+
+    /// One of its own: not of the pool, which may be exhausted.
+    async fn make_reader(&self, deadline: Instant) -> Result<Reader, Failure> {
+        let (client, made) = if let Some(hosts) = &self.hosts {
+            let (client, polled) = hosts
+                .connect_polled()
+                .await
+                .map_err(|error| Failure::unconnected(StoreTrouble::Connect, error))?;
+            (
+                ClientWrapper::new(client, polled),
+                std::time::Instant::now(),
+            )
+        } else {
+            let connection = self.check_out(deadline).await?;
+            let made = Object::metrics(&connection).created;
+            (Object::take(connection), made)
+        };
+        Ok(Reader {
+            client,
+            made,
+            gone: CancellationToken::new(),
+        })
     }
 }
 
@@ -199,33 +399,17 @@ impl Drop for DiscardUnlessDone {
     }
 }
 
-fn classify(error: tokio_postgres::Error) -> StoreError {
-    let kind = match error.code() {
-        // No answer of the server's: the connection broke.
-        None => StoreErrorKind::Unavailable,
-        Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN) => StoreErrorKind::Schema,
-        Some(state) if is_passing(state) => StoreErrorKind::Unavailable,
-        Some(_) => StoreErrorKind::Corrupt,
-    };
-    StoreError::new(kind, error)
+/// Another read on the shared connection timed out.
+#[derive(Debug)]
+struct Given;
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the shared connection was given up")
+    }
 }
 
-/// Whether the same statement may succeed in a moment.
-fn is_passing(state: &SqlState) -> bool {
-    let is_one_of = [
-        SqlState::T_R_SERIALIZATION_FAILURE,
-        SqlState::T_R_DEADLOCK_DETECTED,
-        // A standby that has not been promoted yet.
-        SqlState::READ_ONLY_SQL_TRANSACTION,
-        SqlState::QUERY_CANCELED,
-    ]
-    .contains(state);
-    // Connection exceptions, insufficient resources, operator intervention.
-    is_one_of
-        || ["08", "53", "57P"]
-            .iter()
-            .any(|class| state.code().starts_with(class))
-}
+impl Error for Given {}
 
 const DEFAULT_BUDGET: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_secs(3);

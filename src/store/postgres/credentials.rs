@@ -80,7 +80,7 @@ pub(super) async fn credential(
     id: CredentialId,
 ) -> Result<Option<Credential>, StoreError> {
     connections
-        .row(
+        .read(
             "SELECT * FROM credentials WHERE id = $1",
             &[(&Uuid(*id.as_bytes()), Type::UUID)],
         )

@@ -97,7 +97,7 @@ pub(super) async fn grant(
     id: GrantId,
 ) -> Result<Option<Grant>, StoreError> {
     connections
-        .row(
+        .read(
             "SELECT * FROM grants WHERE id = $1",
             &[(&Uuid(*id.as_bytes()), Type::UUID)],
         )

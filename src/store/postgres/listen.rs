@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connections;
 use super::hosts::Hosts;
+use super::hosts::Messages;
 use super::notify;
 use crate::BoxError;
 use crate::seal::random_bytes;
@@ -129,10 +130,7 @@ struct Probe {
 }
 
 /// Takes notifications off the connection, and moves it along.
-async fn read(
-    mut messages: BoxStream<'static, Result<AsyncMessage, tokio_postgres::Error>>,
-    heard: mpsc::UnboundedSender<String>,
-) {
+async fn read(mut messages: Messages, heard: mpsc::UnboundedSender<String>) {
     while let Some(Ok(message)) = messages.next().await {
         if let AsyncMessage::Notification(notification) = message
             && heard.send(notification.payload().to_owned()).is_err()

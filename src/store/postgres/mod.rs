@@ -8,21 +8,50 @@
 //!    serialization failures are tried again: rotation is idempotent and leases
 //!    are fenced, so a statement that ran unnoticed does no harm.
 //! 4. After a time-out or a connection error the connection is thrown away: the
-//!    next query on it would wait for the one before.
+//!    next query on it would wait for the one before. After a time-out, or when
+//!    a host turns out to be a standby, so are all that were made to it before,
+//!    and the next host is tried first.
+//! 5. Reads of one row share two connections, on which many are under way at
+//!    once. All else has a connection of its own, of at most sixteen.
 //!
 //! Deployment: run PostgreSQL with synchronous replication if it fails over.
 //! With asynchronous replication an acknowledged rotation can be lost.
+//!
+//! # Connection strings
+//!
+//! [`PostgresStore::connect`] takes what libpq takes, as a URL or as `key=value`
+//! pairs (PostgreSQL's manual, section 34.1.1), with these differences:
+//!
+//! - **Several hosts** (`postgres://user@a,b:5433/db`): the one that worked last
+//!   is tried first, and each has a time of its own for the whole handshake:
+//!   `connect_timeout`, or else one second (three, if there is only one host).
+//!   Unless `target_session_attrs` says otherwise, only a host that takes writes
+//!   is used.
+//! - **`sslmode`**: `verify-full` checks the server's certificate and its name;
+//!   `require` and `verify-ca` mean the same here. `disable` is no TLS. `prefer`
+//!   and `allow` are refused: they send everything in clear when anybody in
+//!   between says that the server has no TLS. Without `sslmode`, hosts that are
+//!   this machine (`localhost`, `127.0.0.0/8`, `::1`) go without TLS and all
+//!   others are `verify-full`. A Unix socket never has TLS.
+//! - **`sslrootcert`**: a PEM file of the only CAs to trust; `system`, or none,
+//!   are those of this machine. `sslcert` and `sslkey`: a client certificate,
+//!   PEM. Each of them implies `verify-full`.
 
 mod clients;
 mod connection;
+mod connection_string;
 mod credentials;
+mod failure;
 mod grants;
 mod hosts;
 mod listen;
 mod migrate;
 mod notify;
+mod readers;
 mod revocations;
 mod rows;
+mod tls;
+mod trust;
 mod upkeep;
 
 use std::time::Duration;
@@ -79,14 +108,15 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// A store at this connection string (URL or key-value form), with a pool
-    /// of its own and without TLS. Does no I/O.
-    ///
-    /// For TLS, make the pool yourself and use [`new`](Self::new).
+    /// A store at this [connection string](self#connection-strings), with a pool
+    /// of its own. Connects to nothing yet, but reads the certificates that the
+    /// string names.
     ///
     /// # Errors
     ///
-    /// If the string cannot be read; the error does not repeat it.
+    /// If the string cannot be read, asks for what would weaken the connection
+    /// unnoticed, needs TLS without the feature `rustls`, or names certificates
+    /// that cannot be used. The error does not repeat the string.
     pub fn connect(url: &str) -> Result<Self, ConfigError> {
         Ok(Self {
             connections: Connections::connect(url)?,
@@ -94,8 +124,13 @@ impl PostgresStore {
         })
     }
 
-    /// A store on a pool of the caller's. Give the pool time-outs: without them
-    /// an exhausted one waits for ever.
+    /// A store on a pool of the caller's, and two connections besides that are
+    /// made by it but do not count towards its size. Every call ends within the
+    /// [`budget`](Self::budget), whatever time-outs the pool has.
+    ///
+    /// Hosts, TLS and handshakes are the pool's affair: one that was made with
+    /// several hosts does not get past the first if that accepts connections and
+    /// says nothing. [`connect`](Self::connect) does.
     pub fn new(pool: Pool) -> Self {
         Self {
             connections: Connections::new(pool),
@@ -128,6 +163,35 @@ impl PostgresStore {
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {
         self.connections.budget = budget;
+        self
+    }
+
+    /// Lets each connection prepare a statement once and then send only its name,
+    /// which saves the server parsing and planning it. The default is not to.
+    ///
+    /// Only for a *direct* connection, or a pooler that is known to support named
+    /// statements (pgbouncer from 1.21 on, with `max_prepared_statements`). Through
+    /// one that does not, a name may stand for what another process prepared:
+    /// with pgbouncer 1.18 rows of other statements came back, and a wrong row
+    /// here is another user's credential.
+    ///
+    /// The server is then also told to end a statement after three seconds, as a
+    /// start-up option, which poolers refuse. Otherwise a statement that was given
+    /// up loses its connection, and the server ends it when it notices.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use regrant::store::postgres::PostgresStore;
+    ///
+    /// let url = "postgres://regrant@db-a.internal,db-b.internal/regrant?sslmode=disable";
+    /// let store = PostgresStore::connect(url)?.prepared_statements();
+    /// # drop(store);
+    /// # Ok(()) }
+    /// # example().unwrap();
+    /// ```
+    #[must_use]
+    pub fn prepared_statements(mut self) -> Self {
+        self.connections = self.connections.prepared();
         self
     }
 }
