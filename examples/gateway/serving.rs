@@ -4,8 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::Json;
 use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
 use regrant::Regrant;
+use regrant::health::HealthStatus;
+use serde_json::Value;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -18,12 +25,14 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Invalid> {
         .map_err(|error| Invalid::new("GATEWAY_LISTEN", format!("cannot listen: {error}")))
 }
 
-/// Serves until SIGTERM or SIGINT, then finishes what is under way.
+/// Serves until SIGTERM or SIGINT, then finishes what is under way. `/healthz` is
+/// for readiness probes.
 pub(crate) async fn until_terminated(
     listener: TcpListener,
     router: Router,
     regrant: &Regrant,
 ) -> io::Result<()> {
+    let router = router.route("/healthz", get(health).with_state(regrant.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (draining, mut drained) = tokio::sync::watch::channel(false);
@@ -48,6 +57,19 @@ pub(crate) async fn until_terminated(
     }
     regrant.drain(DRAIN_LIMIT).await;
     Ok(())
+}
+
+async fn health(State(regrant): State<Regrant>) -> (StatusCode, Json<Value>) {
+    let health = regrant.health().await;
+    let status = if health.status == HealthStatus::Down {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    let listener = health.listener;
+    let said =
+        json!({"status": health.status.as_str(), "listener": listener, "why": health.to_string()});
+    (status, Json(said))
 }
 
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
