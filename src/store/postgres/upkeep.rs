@@ -34,6 +34,23 @@ use crate::store::StoreError;
 use crate::store::Swept;
 use crate::store::Upkeep;
 
+impl PostgresStore {
+    /// The deadlines that are kept ([`Upkeep::raise_deadlines`]); `None` if no
+    /// gateway has told any yet. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be reached.
+    pub async fn deadlines(&self) -> Result<Option<Deadlines>, StoreError> {
+        let kept = self.connections.row(
+            "SELECT refresh_idle, refresh_absolute, direct, code
+             FROM deadlines WHERE id = 'deployment'",
+            &[],
+        );
+        kept.await?.as_ref().map(deadlines).transpose()
+    }
+}
+
 impl Upkeep for PostgresStore {
     fn grants(
         &self,
@@ -265,8 +282,12 @@ async fn raise_deadlines(
         )
         .await?
         .ok_or_else(|| rows::corrupt("a row that was just written is not there"))?;
+    self::deadlines(&kept)
+}
+
+fn deadlines(kept: &Row) -> Result<Deadlines, StoreError> {
     let time = |column| {
-        let seconds: i64 = get(&kept, column)?;
+        let seconds: i64 = get(kept, column)?;
         let seconds = u64::try_from(seconds).map_err(rows::corrupt)?;
         Ok::<_, StoreError>(Duration::from_secs(seconds))
     };
