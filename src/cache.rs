@@ -28,8 +28,10 @@ pub(crate) struct GrantCache {
     cells: Cache<CredentialId, Arc<Cell>>,
     /// Those that hold what the store does not have yet: not to be forgotten.
     pinned: Arc<Mutex<HashMap<CredentialId, Arc<Cell>>>>,
-    /// Counts revocations made here.
+    /// Counts revocations made here, or heard of.
     revocations: AtomicU64,
+    /// When something was last read, in milliseconds since the Unix epoch.
+    read_at: AtomicU64,
 }
 
 /// How many revocations there were when reading began.
@@ -44,6 +46,7 @@ impl GrantCache {
             cells: Cache::new(entries),
             pinned: Arc::default(),
             revocations: AtomicU64::new(0),
+            read_at: AtomicU64::new(0),
         }
     }
 
@@ -122,6 +125,7 @@ impl GrantCache {
         });
 
         self.grants.insert(id, Arc::clone(&entry));
+        self.note_read(now);
         // What was read before a revocation here must not outlive it. Inserted
         // first, so that of the two one always sees the other.
         if self.epoch() != epoch {
@@ -147,6 +151,7 @@ impl GrantCache {
     pub(crate) fn keep_named(&self, named: Named, epoch: Epoch) -> Arc<Named> {
         let (id, named) = (named.cell.id, Arc::new(named));
         self.named.insert(id, Arc::clone(&named));
+        self.note_read(named.read_at);
         // As for grants.
         if self.epoch() != epoch {
             self.named.remove(&id);
@@ -173,6 +178,28 @@ impl GrantCache {
     pub(crate) fn forget(&self, id: GrantId) {
         self.revocations.fetch_add(1, Ordering::AcqRel);
         self.grants.remove(&id);
+    }
+
+    /// The next request of everybody asks the store: who was revoked is not
+    /// known.
+    pub(crate) fn read_afresh(&self) {
+        self.revocations.fetch_add(1, Ordering::AcqRel);
+        self.grants.clear();
+        self.named.clear();
+    }
+
+    /// Whether anything was read within `staleness`, and may be served.
+    pub(crate) fn has_read(&self, now: SystemTime, staleness: Duration) -> bool {
+        let read_at = Duration::from_millis(self.read_at.load(Ordering::Relaxed));
+        is_current(SystemTime::UNIX_EPOCH + read_at, now, staleness)
+            && (!self.grants.is_empty() || !self.named.is_empty())
+    }
+
+    fn note_read(&self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH);
+        let milliseconds = since.unwrap_or_default().as_millis();
+        let milliseconds = u64::try_from(milliseconds).unwrap_or_default();
+        self.read_at.store(milliseconds, Ordering::Relaxed);
     }
 
     /// What all grants of this credential share, brought up to date.

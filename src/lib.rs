@@ -42,6 +42,9 @@ pub mod provider;
 pub mod seal;
 pub mod store;
 
+pub mod health;
+mod invalidation;
+
 mod client;
 mod disconnect;
 pub mod endpoint;

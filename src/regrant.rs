@@ -25,6 +25,8 @@ use crate::endpoint::Endpoints;
 use crate::endpoint::metadata::Advertised;
 use crate::error::ConfigError;
 use crate::id::GrantId;
+use crate::invalidation;
+use crate::invalidation::Listening;
 use crate::jitter::Jitter;
 use crate::layer::RefreshLayer;
 use crate::provider::Provider;
@@ -372,6 +374,7 @@ impl RegrantBuilder {
             prefixes: self.prefixes,
             rotation: self.rotation,
             cache: GrantCache::new(self.cached_grants),
+            listening: Listening::default(),
             clients: Cache::new(CACHED_CLIENTS),
             flights: Flights::default(),
             breakers: Breakers::default(),
@@ -386,6 +389,7 @@ impl RegrantBuilder {
             github_app: self.github_app,
         });
         revocation::watch(&core);
+        invalidation::watch(&core);
         Ok(Regrant { core })
     }
 }

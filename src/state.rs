@@ -22,6 +22,7 @@ use crate::endpoint::metadata::Advertised;
 use crate::error::ConfigError;
 use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
+use crate::invalidation::Listening;
 use crate::jitter::Jitter;
 use crate::provider::Provider;
 #[cfg(feature = "reqwest")]
@@ -59,6 +60,8 @@ pub(crate) struct Core {
     /// Of clients that are not registered.
     pub(crate) rotation: RotationPolicy,
     pub(crate) cache: GrantCache,
+    /// Whether ends elsewhere are heard of.
+    pub(crate) listening: Listening,
     pub(crate) refusals: Refusals,
     /// By `client_id`.
     pub(crate) clients: Cache<Box<str>, KnownClient>,

@@ -14,10 +14,12 @@ use crate::environment::Invalid;
 use crate::environment::chain;
 use crate::environment::text;
 
-/// `DATABASE_URL` and `REGRANT_KEYS`.
+/// `DATABASE_URL`, `DATABASE_LISTEN_URL` and `REGRANT_KEYS`.
 pub(crate) struct Storage {
     /// `None`: keep everything in memory.
     database_url: Option<String>,
+    /// To the same database, without a pooler.
+    listen_url: Option<String>,
     keyring: Keyring,
 }
 
@@ -36,6 +38,7 @@ impl Storage {
         };
         Ok(Self {
             database_url,
+            listen_url: text("DATABASE_LISTEN_URL")?,
             keyring,
         })
     }
@@ -56,9 +59,13 @@ impl Storage {
         };
 
         let invalid = |error: &dyn Error| Invalid::new("DATABASE_URL", chain(error));
-        let store = PostgresStore::connect(url)
+        let mut store = PostgresStore::connect(url)
             .map_err(|error| invalid(&error))?
             .budget(timings.wait_budget);
+        if let Some(url) = &self.listen_url {
+            let invalid = |error| Invalid::new("DATABASE_LISTEN_URL", chain(&error));
+            store = store.listen_at(url).map_err(invalid)?;
+        }
         store.migrate().await.map_err(|error| invalid(&error))?;
         let builder = Regrant::builder(public_url, store, self.keyring).timings(timings);
         configure(builder).start().await.map_err(|error| {

@@ -119,7 +119,7 @@ async fn no_token_is_in_the_database_the_log_an_error_or_a_debug() {
 /// What a thief of backups gets.
 pub(crate) async fn dump(database: &Database) -> String {
     let output = Command::new(program("pg_dump"))
-        .args(["--inserts", "--dbname", &database.url])
+        .args(["--inserts", "--dbname", &database.direct])
         .output()
         .await
         .expect("pg_dump: set PG_BIN, or run `tests/run`");

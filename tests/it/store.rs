@@ -46,7 +46,7 @@ async fn the_postgres_store_keeps_the_contract() {
 async fn replicas_that_start_at_once_migrate_once() {
     let database = Database::create().await;
     let migrations = (0..8).map(|_| {
-        let store = PostgresStore::connect(&database.url).unwrap();
+        let store = database.connect();
         tokio::spawn(async move { store.migrate().await })
     });
     for migrated in join_all(migrations).await {
@@ -69,7 +69,7 @@ async fn replicas_that_start_at_once_migrate_once() {
 #[tokio::test]
 async fn a_database_that_was_not_migrated_is_named_as_such() {
     let database = Database::create().await;
-    let store = PostgresStore::connect(&database.url).unwrap();
+    let store = database.connect();
 
     let error = store.keys().await.unwrap_err();
 

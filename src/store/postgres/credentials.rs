@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::connection::Connections;
+use super::notify;
 use super::rows;
 use super::rows::Settled;
 use super::rows::Uuid;
@@ -126,6 +127,7 @@ pub(super) async fn settle(
     claim: Claim,
     outcome: Settlement,
 ) -> Result<bool, StoreError> {
+    let is_end = matches!(outcome, Settlement::Terminal { .. });
     let row = Settled::of(claim, outcome);
     let settled = connections
         .row(
@@ -154,6 +156,10 @@ pub(super) async fn settle(
             ],
         )
         .await?;
+    if is_end {
+        // Also if it had ended, as for grants.
+        notify::tell(connections, &notify::of_credential(claim.id)).await;
+    }
     Ok(settled.is_some())
 }
 

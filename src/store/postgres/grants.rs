@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use tokio_postgres::types::Type;
 
 use super::connection::Connections;
+use super::notify;
 use super::rows;
 use super::rows::Uuid;
 use super::rows::corrupt;
@@ -228,6 +229,8 @@ pub(super) async fn revoke_grant(
             ],
         )
         .await?;
+    // Also if it had ended: by an attempt whose answer was lost, perhaps.
+    notify::tell(connections, &notify::of_grant(id)).await;
     Ok(revoked.is_some())
 }
 
@@ -272,6 +275,8 @@ pub(super) async fn expire_grant(
             ],
         )
         .await?;
+    // Also if it had ended: by an attempt whose answer was lost, perhaps.
+    notify::tell(connections, &notify::of_grant(id)).await;
     Ok(expired.is_some())
 }
 
@@ -294,6 +299,7 @@ pub(super) async fn revoke_access(
                 (&expired_below.as_slice(), Type::BYTEA),
             ],
         )
-        .await
-        .map(drop)
+        .await?;
+    notify::tell(connections, &notify::of_grant(id)).await;
+    Ok(())
 }

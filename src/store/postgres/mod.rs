@@ -17,7 +17,10 @@ mod clients;
 mod connection;
 mod credentials;
 mod grants;
+mod hosts;
+mod listen;
 mod migrate;
+mod notify;
 mod revocations;
 mod rows;
 mod upkeep;
@@ -28,10 +31,16 @@ use std::time::SystemTime;
 use deadpool_postgres::Pool;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream;
+use futures_util::stream::BoxStream;
+use futures_util::stream::StreamExt as _;
 
 use self::connection::Connections;
+use self::hosts::Hosts;
+use self::listen::Listener;
 pub use self::migrate::MigrateError;
 pub use self::migrate::MigrateErrorKind;
+use super::Change;
 use super::Claim;
 use super::ClientRecord;
 use super::Code;
@@ -65,6 +74,8 @@ use crate::id::GrantId;
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     connections: Connections,
+    /// Where ends elsewhere are heard of, if anywhere.
+    listens_at: Option<Hosts>,
 }
 
 impl PostgresStore {
@@ -77,7 +88,10 @@ impl PostgresStore {
     ///
     /// If the string cannot be read; the error does not repeat it.
     pub fn connect(url: &str) -> Result<Self, ConfigError> {
-        Connections::connect(url).map(|connections| Self { connections })
+        Ok(Self {
+            connections: Connections::connect(url)?,
+            listens_at: Some(Hosts::parse(url)?),
+        })
     }
 
     /// A store on a pool of the caller's. Give the pool time-outs: without them
@@ -85,7 +99,29 @@ impl PostgresStore {
     pub fn new(pool: Pool) -> Self {
         Self {
             connections: Connections::new(pool),
+            listens_at: None,
         }
+    }
+
+    /// Hears at once of what ends on other replicas, on one connection of its own
+    /// to this address, which must lead to the database without a pooler. The
+    /// default is what [`connect`](Self::connect) was given, and none with
+    /// [`new`](Self::new).
+    ///
+    /// # Errors
+    ///
+    /// If the string cannot be read; the error does not repeat it.
+    pub fn listen_at(mut self, url: &str) -> Result<Self, ConfigError> {
+        self.listens_at = Some(Hosts::parse(url)?);
+        Ok(self)
+    }
+
+    /// Does not listen: what ends on other replicas is noticed within the
+    /// staleness bound.
+    #[must_use]
+    pub fn without_listener(mut self) -> Self {
+        self.listens_at = None;
+        self
     }
 
     /// How long one call may take, retries included. The default is 10 s.
@@ -103,6 +139,17 @@ impl Store for PostgresStore {
 
     fn upkeep(&self) -> &dyn Upkeep {
         self
+    }
+
+    fn changes(&self) -> BoxStream<'static, Change> {
+        let Some(hosts) = self.listens_at.clone() else {
+            return stream::pending().boxed();
+        };
+        let listener = Listener {
+            hosts,
+            connections: self.connections.clone(),
+        };
+        listener.changes()
     }
 
     fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -28,7 +28,6 @@ use proptest::test_runner::TestRng;
 use proptest::test_runner::TestRunner;
 use regrant::store::Store;
 use regrant::store::memory::MemoryStore;
-use regrant::store::postgres::PostgresStore;
 use tokio::runtime::Builder;
 use tokio::runtime::Runtime;
 
@@ -48,7 +47,7 @@ fn no_history_on_postgres_differs_from_the_model() {
     let database = runtime.block_on(Database::create());
     runtime.block_on(database.store());
     // Each waits for the server most of the time.
-    walk(CONNECTED, || PostgresStore::connect(&database.url).unwrap());
+    walk(CONNECTED, || database.connect());
 }
 
 /// Takes the steps in this many threads, each with a store of its own making.

@@ -15,6 +15,7 @@ use tokio_postgres::Client;
 
 use super::traffic::Caller;
 use crate::support::KEYS;
+use crate::support::database::without_pooler;
 use crate::support::laboratory::Family;
 use crate::support::laboratory::Laboratory;
 use crate::support::process::GatewayProcess;
@@ -52,6 +53,10 @@ impl Deployment {
     pub(super) async fn start(database_url: &str, settings: &[(&'static str, &str)]) -> Self {
         let lab = Laboratory::start().await;
         let store = PostgresStore::connect(database_url).unwrap();
+        let direct = without_pooler(database_url);
+        let store = store
+            .listen_at(direct.as_deref().unwrap_or(database_url))
+            .unwrap();
         store.migrate().await.unwrap();
         let provider = OAuth2Provider::builder(lab.token_url(), "gateway");
         let keyring = Keyring::parse(KEYS).unwrap();

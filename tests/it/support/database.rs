@@ -19,7 +19,10 @@ use tokio_postgres::config::Host;
 
 /// A database that is dropped with this value.
 pub(crate) struct Database {
+    /// As a gateway is given it: through the pooler, if there is one.
     pub(crate) url: String,
+    /// Without it.
+    pub(crate) direct: String,
     name: String,
 }
 
@@ -31,26 +34,30 @@ impl Database {
         let admin = connect(&admin_url()).await;
         let sql = format!("CREATE DATABASE {name}");
         admin.batch_execute(&sql).await.unwrap();
-        let (server, _database) = admin_url()
-            .rsplit_once('/')
-            .map(|(server, database)| (server.to_owned(), database.to_owned()))
-            .expect("TEST_DATABASE_URL ends in /database");
+        let direct = named(&admin_url(), &name);
         Self {
-            url: format!("{server}/{name}"),
+            url: pooler_url().map_or_else(|| direct.clone(), |url| named(&url, &name)),
+            direct,
             name,
         }
     }
 
     /// A store on it, migrated.
     pub(crate) async fn store(&self) -> PostgresStore {
-        let store = PostgresStore::connect(&self.url).unwrap();
+        let store = self.connect();
         store.migrate().await.unwrap();
         store
     }
 
+    /// A store on it as it is.
+    pub(crate) fn connect(&self) -> PostgresStore {
+        let store = PostgresStore::connect(&self.url).unwrap();
+        store.listen_at(&self.direct).unwrap()
+    }
+
     /// A connection, for looking behind the store's back.
     pub(crate) async fn client(&self) -> Client {
-        connect(&self.url).await
+        connect(&self.direct).await
     }
 }
 
@@ -158,6 +165,27 @@ async fn connect(url: &str) -> Client {
         .expect("the PostgreSQL of TEST_DATABASE_URL");
     tokio::spawn(connection);
     client
+}
+
+/// The same server's database of this name.
+fn named(url: &str, name: &str) -> String {
+    let (server, _database) = url.rsplit_once('/').expect("a URL that ends in /database");
+    format!("{server}/{name}")
+}
+
+/// The address without the pooler, of one that leads through it.
+pub(crate) fn without_pooler(url: &str) -> Option<String> {
+    let (server, database) = url.rsplit_once('/')?;
+    let pooler = pooler_url()?;
+    let (pooler, _database) = pooler.rsplit_once('/')?;
+    (server == pooler).then(|| named(&admin_url(), database))
+}
+
+/// The pooler before the server of [`admin_url`], if the tests are to go through
+/// one.
+#[expect(clippy::disallowed_methods, reason = "tests are configured by it")]
+fn pooler_url() -> Option<String> {
+    std::env::var("TEST_POOLER_URL").ok()
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests are configured by it")]

@@ -11,6 +11,8 @@ use tokio::io::BufReader;
 use tokio::process::Child;
 use tokio::process::Command;
 
+use super::database::without_pooler;
+
 /// A gateway process; killed when dropped.
 pub(crate) struct GatewayProcess {
     pub(crate) child: Child,
@@ -85,6 +87,10 @@ pub(crate) fn json(output: &Output) -> Value {
 pub(crate) fn clean(program: PathBuf, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(variables.iter().copied());
+    let url = variables.iter().find(|(name, _)| *name == "DATABASE_URL");
+    if let Some(direct) = url.and_then(|(_, url)| without_pooler(url)) {
+        command.env("DATABASE_LISTEN_URL", direct);
+    }
     command
 }
 
