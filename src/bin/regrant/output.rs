@@ -127,6 +127,6 @@ mod tests {
     fn a_table_has_a_line_for_its_header_and_one_for_each_row() {
         let text = table(&["a", "b"], [vec!["1\n2".into(), "3".into()]]);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines, ["a      b", "1\\n2   3"].map(|line| line));
+        assert_eq!(lines, ["a     b", "1\\n2  3"]);
     }
 }
