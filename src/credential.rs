@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::HeaderValue;
 use serde_json::Value;
 use serde_json::json;
@@ -299,6 +300,26 @@ impl Secrets {
             tenant: text("tenant").map(str::to_owned),
         })
     }
+}
+
+/// The secrets of this row as they are, sealed anew for it.
+pub(crate) fn reseal(keyring: &Keyring, credential: &Credential) -> Result<Vec<u8>, SealError> {
+    let row = row(&credential.id, &credential.provider, credential.generation);
+    keyring.seal(&row, &keyring.open(&row, &credential.sealed)?)
+}
+
+/// Whether both rows hold the same secrets for the same generation, however often
+/// they were sealed anew.
+pub(crate) fn is_same(keyring: &Keyring, one: &Credential, other: &Credential) -> bool {
+    let open = |credential: &Credential| {
+        let row = row(&credential.id, &credential.provider, credential.generation);
+        keyring.open(&row, &credential.sealed).ok()
+    };
+    one.sealed == other.sealed
+        || (one.generation == other.generation
+            && open(one)
+                .zip(open(other))
+                .is_some_and(|(one, other)| verify_slices_are_equal(&one, &other).is_ok()))
 }
 
 /// The row of a credential that was never refreshed, as yet without its tokens.

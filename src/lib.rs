@@ -49,11 +49,13 @@ mod client;
 mod disconnect;
 pub mod endpoint;
 mod issue;
+pub mod key_rotation;
 mod link;
 mod login;
 mod regrant;
 #[cfg(feature = "reqwest")]
 pub mod repo_grants;
+mod start;
 mod state;
 
 pub mod audit;
@@ -81,7 +83,7 @@ pub use self::login::Login;
 pub use self::login::Upstream;
 pub use self::regrant::Regrant;
 pub use self::regrant::RegrantBuilder;
-pub use self::regrant::StartError;
+pub use self::start::StartError;
 
 /// Any error, as tower has it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -44,9 +42,10 @@ use crate::settings::Lifetimes;
 use crate::settings::RepoGrantPolicy;
 use crate::settings::Timings;
 use crate::settings::TokenPrefixes;
+use crate::start::StartError;
+use crate::start::check_keys;
 use crate::state::Core;
 use crate::state::PublicUrl;
-use crate::store::KeyRecord;
 use crate::store::RevocationReason;
 use crate::store::RotationPolicy;
 use crate::store::Store;
@@ -303,7 +302,7 @@ impl RegrantBuilder {
     }
 
     /// Checks the settings and, against the store, that it can be reached, has
-    /// the schema of this version and seals under no key that is missing here.
+    /// the schema of this version and needs no key that is missing here.
     ///
     /// # Errors
     ///
@@ -354,7 +353,7 @@ impl RegrantBuilder {
                  restart; give keys of your own",
             )));
         }
-        check_keys(&*self.store, &self.keyring).await?;
+        let keyring = check_keys(&*self.store, self.keyring, &*self.clock, &self.lifetimes).await?;
 
         let turns = self.providers.iter().filter_map(|(name, provider)| {
             let count = provider.concurrency();
@@ -365,7 +364,7 @@ impl RegrantBuilder {
             public_url,
             store: self.store,
             refusals: Refusals::new(&self.clock),
-            keyring: self.keyring,
+            keyring,
             providers: self.providers,
             clock: self.clock,
             audit: self.audit,
@@ -391,89 +390,6 @@ impl RegrantBuilder {
         revocation::watch(&core);
         invalidation::watch(&core);
         Ok(Regrant { core })
-    }
-}
-
-/// Refuses to start without a key that rows are sealed under, or with another
-/// key under its name.
-async fn check_keys(store: &dyn Store, keyring: &Keyring) -> Result<(), StartError> {
-    let sealing = keyring
-        .sealing()
-        .map_err(|_error| StartError::Config(ConfigError::new("keyring", "holds no key")))?;
-    // Checked before anything is written: a start that is refused must not
-    // leave a key behind that then keeps everybody else from starting.
-    check_known(store, keyring).await?;
-    store
-        .register_key(KeyRecord {
-            id: sealing.id().to_owned(),
-            check_value: sealing.check_value(),
-        })
-        .await
-        .map_err(StartError::Store)?;
-    // And once more: of two replicas that give one id to different keys at the
-    // same time, one stops here.
-    check_known(store, keyring).await
-}
-
-async fn check_known(store: &dyn Store, keyring: &Keyring) -> Result<(), StartError> {
-    for known in store.keys().await.map_err(StartError::Store)? {
-        match keyring.by_id(&known.id) {
-            None => return Err(StartError::KeyMissing { id: known.id }),
-            Some(key) if key.check_value() != known.check_value => {
-                return Err(StartError::KeyChanged { id: known.id });
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Why a gateway does not start.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A setting cannot work.
-    Config(ConfigError),
-    /// Another key than this one was used under the same id.
-    KeyChanged {
-        /// The id.
-        id: String,
-    },
-    /// Rows are sealed under a key that the keyring does not hold.
-    KeyMissing {
-        /// The id of that key.
-        id: String,
-    },
-    /// The store cannot be used.
-    Store(StoreError),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(_) => f.write_str("a setting cannot work"),
-            Self::KeyChanged { id } => write!(
-                f,
-                "key `{id}` is not the key that the store was sealed with: \
-                 restore it, or give the new key another id"
-            ),
-            Self::KeyMissing { id } => write!(
-                f,
-                "key `{id}`, under which stored secrets are sealed, is missing from the keyring: \
-                 add it back"
-            ),
-            Self::Store(_) => f.write_str("the store cannot be used"),
-        }
-    }
-}
-
-impl Error for StartError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Config(error) => Some(error),
-            Self::Store(error) => Some(error),
-            Self::KeyChanged { .. } | Self::KeyMissing { .. } => None,
-        }
     }
 }
 

@@ -84,8 +84,12 @@ impl Upkeep for PostgresStore {
         reseal(&self.connections, id, generation, before, after).boxed()
     }
 
-    fn forget_key<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        forget_key(&self.connections, id).boxed()
+    fn retire_key<'a>(
+        &'a self,
+        id: &'a str,
+        at: SystemTime,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        retire_key(&self.connections, id, at).boxed()
     }
 
     fn raise_deadlines(
@@ -247,11 +251,11 @@ async fn reseal(
     Ok(resealed.is_some())
 }
 
-async fn forget_key(connections: &Connections, id: &str) -> Result<(), StoreError> {
+async fn retire_key(connections: &Connections, id: &str, at: SystemTime) -> Result<(), StoreError> {
     connections
         .row(
-            "DELETE FROM sealing_keys WHERE id = $1",
-            &[(&id, Type::TEXT)],
+            "UPDATE sealing_keys SET retired_at = $2 WHERE id = $1 AND retired_at IS NULL",
+            &[(&id, Type::TEXT), (&at, Type::TIMESTAMPTZ)],
         )
         .await
         .map(drop)
