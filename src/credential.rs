@@ -156,15 +156,38 @@ impl Cell {
     pub(crate) fn adopt(&self, snapshot: impl Into<Arc<Snapshot>>) -> Arc<Snapshot> {
         let snapshot = snapshot.into();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // What nobody wanted was deleted, and begins anew under the same name: it
+        // counts from 0 again. A pair that is not stored yet is never so much
+        // older than what the store has.
+        let later = snapshot.answered_at.duration_since(current.answered_at);
+        let is_begun_anew = snapshot.generation <= current.generation
+            && later.is_ok_and(|later| later >= NEW_BEGINNING);
         // What has ended may be begun anew, under the same name.
         let is_news = snapshot.generation > current.generation
             || (snapshot.generation == current.generation && snapshot.terminal)
-            || current.terminal;
+            || current.terminal
+            || is_begun_anew;
+        if is_begun_anew {
+            self.forget_marks();
+        }
         if is_news {
             *current = snapshot;
             self.resting_until.store(0, Ordering::Relaxed);
         }
         Arc::clone(&current)
+    }
+
+    /// What is noted of generations is of those before.
+    fn forget_marks(&self) {
+        for noted in [
+            &self.refused,
+            &self.ended,
+            &self.unsupported,
+            &self.unwanted.generation,
+            &self.unwanted.for_good,
+        ] {
+            noted.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Nobody here wants it any more: what is known must not be sent again.
@@ -423,6 +446,9 @@ fn milliseconds(time: Duration) -> u64 {
 
 /// For so long an upstream may be wrong about who is logged in.
 const PASSING_MOOD: Duration = Duration::from_secs(10);
+/// A credential is deleted a day after its last refresh, at the earliest; clocks
+/// differ by less than the rest.
+const NEW_BEGINNING: Duration = Duration::from_secs(12 * 3_600);
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for Cell {

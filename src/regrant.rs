@@ -26,6 +26,7 @@ use crate::id::GrantId;
 use crate::invalidation;
 use crate::invalidation::Listening;
 use crate::jitter::Jitter;
+use crate::keep_alive;
 use crate::layer::RefreshLayer;
 use crate::provider::Provider;
 #[cfg(feature = "reqwest")]
@@ -36,10 +37,12 @@ use crate::refusals::Refusals;
 #[cfg(feature = "reqwest")]
 use crate::repo_grants::is_given;
 use crate::resource;
+use crate::retention;
 use crate::revocation;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
 use crate::settings::RepoGrantPolicy;
+use crate::settings::Retention;
 use crate::settings::Timings;
 use crate::settings::TokenPrefixes;
 use crate::start::StartError;
@@ -93,6 +96,8 @@ impl Regrant {
             revoke_upstream: true,
             lifetimes: Lifetimes::default(),
             timings: Timings::default(),
+            retention: Retention::default(),
+            keep_alive: BTreeMap::new(),
             prefixes: TokenPrefixes::default(),
             rotation: RotationPolicy::default(),
             cached_grants: DEFAULT_CACHED_GRANTS,
@@ -149,6 +154,13 @@ impl Regrant {
         while revocation::sweep(&self.core).await {}
     }
 
+    /// Refreshes what [`RegrantBuilder::keep_alive`] asks for, as is done now and
+    /// then.
+    #[cfg(any(test, feature = "test-util"))]
+    pub async fn keep_alive_due(&self) {
+        keep_alive::refresh_due(&self.core).await;
+    }
+
     /// Waits until everything under way is done, refreshes above all: call it
     /// when the server has stopped accepting requests. `false` if `limit`
     /// passed first.
@@ -179,6 +191,8 @@ pub struct RegrantBuilder {
     revoke_upstream: bool,
     lifetimes: Lifetimes,
     timings: Timings,
+    retention: Retention,
+    keep_alive: BTreeMap<Box<str>, Duration>,
     prefixes: TokenPrefixes,
     rotation: RotationPolicy,
     cached_grants: usize,
@@ -221,6 +235,24 @@ impl RegrantBuilder {
     /// How long refreshing may take. The default is [`Timings::default`].
     pub fn timings(mut self, timings: Timings) -> Self {
         self.timings = timings;
+        self
+    }
+
+    /// How long rows stay that nobody can use any more. The default is
+    /// [`Retention::default`].
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Refreshes the credentials of a provider that nobody has refreshed for
+    /// this long, as long as a grant that lives or a user refers to them: for
+    /// providers whose refresh tokens end when they are not used. Well below the
+    /// time after which they do, because a replica looks every hour at most, and
+    /// refreshes about five in a second. The default is not to: where refresh
+    /// tokens live on by themselves, it only spends them.
+    pub fn keep_alive(mut self, provider: impl Into<Box<str>>, after: Duration) -> Self {
+        self.keep_alive.insert(provider.into(), after);
         self
     }
 
@@ -311,6 +343,8 @@ impl RegrantBuilder {
         self.timings.check().map_err(StartError::Config)?;
         self.lifetimes.check().map_err(StartError::Config)?;
         self.prefixes.check().map_err(StartError::Config)?;
+        self.retention.check().map_err(StartError::Config)?;
+        self.check_keep_alive().map_err(StartError::Config)?;
         if let Some(url) = &self.advertised.authorization_endpoint
             && !resource::is_absolute(url)
         {
@@ -354,6 +388,9 @@ impl RegrantBuilder {
             )));
         }
         let keyring = check_keys(&*self.store, self.keyring, &*self.clock, &self.lifetimes).await?;
+        let repo_grants = self.repo_grants.as_ref();
+        let deadlines = retention::raise_deadlines(&*self.store, &self.lifetimes, repo_grants);
+        let deadlines = deadlines.await.map_err(StartError::Store)?;
 
         let turns = self.providers.iter().filter_map(|(name, provider)| {
             let count = provider.concurrency();
@@ -370,6 +407,9 @@ impl RegrantBuilder {
             audit: self.audit,
             lifetimes: self.lifetimes,
             timings: self.timings,
+            retention: self.retention,
+            deadlines: Mutex::new(deadlines),
+            keep_alive: self.keep_alive,
             prefixes: self.prefixes,
             rotation: self.rotation,
             cache: GrantCache::new(self.cached_grants),
@@ -389,7 +429,14 @@ impl RegrantBuilder {
         });
         revocation::watch(&core);
         invalidation::watch(&core);
+        retention::watch(&core);
+        keep_alive::watch(&core);
         Ok(Regrant { core })
+    }
+
+    fn check_keep_alive(&self) -> Result<(), ConfigError> {
+        let app = self.repo_grants.as_ref().map(|policy| &*policy.provider);
+        keep_alive::check(&self.keep_alive, &self.providers, app)
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `regrant_refreshes_total` | `provider`, `outcome` | counter |
 //! | `regrant_revocations_total` | `provider`, `outcome` | counter |
 //! | `regrant_provider_seconds` | `provider` | histogram, one value per call |
+//! | `regrant_swept_total` | `kind`: `grant`, `code`, `credential` | counter, rows |
 
 use std::time::Duration;
 
@@ -103,6 +104,30 @@ pub(crate) fn count_revocation(provider: &str, outcome: Revocation) {
         "outcome" => outcome.as_str(),
     )
     .increment(1);
+}
+
+/// What a sweep deletes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    Code,
+    Credential,
+    Grant,
+}
+
+impl Kind {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Code => "code",
+            Self::Credential => "credential",
+            Self::Grant => "grant",
+        }
+    }
+}
+
+pub(crate) fn count_swept(kind: Kind, rows: u64) {
+    if rows > 0 {
+        metrics::counter!("regrant_swept_total", "kind" => kind.as_str()).increment(rows);
+    }
 }
 
 pub(crate) fn provider_took(provider: &str, time: Duration) {
