@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::HeaderValue;
 use serde_json::Value;
 use serde_json::json;
@@ -155,15 +156,38 @@ impl Cell {
     pub(crate) fn adopt(&self, snapshot: impl Into<Arc<Snapshot>>) -> Arc<Snapshot> {
         let snapshot = snapshot.into();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // What nobody wanted was deleted, and begins anew under the same name: it
+        // counts from 0 again. A pair that is not stored yet is never so much
+        // older than what the store has.
+        let later = snapshot.answered_at.duration_since(current.answered_at);
+        let is_begun_anew = snapshot.generation <= current.generation
+            && later.is_ok_and(|later| later >= NEW_BEGINNING);
         // What has ended may be begun anew, under the same name.
         let is_news = snapshot.generation > current.generation
             || (snapshot.generation == current.generation && snapshot.terminal)
-            || current.terminal;
+            || current.terminal
+            || is_begun_anew;
+        if is_begun_anew {
+            self.forget_marks();
+        }
         if is_news {
             *current = snapshot;
             self.resting_until.store(0, Ordering::Relaxed);
         }
         Arc::clone(&current)
+    }
+
+    /// What is noted of generations is of those before.
+    fn forget_marks(&self) {
+        for noted in [
+            &self.refused,
+            &self.ended,
+            &self.unsupported,
+            &self.unwanted.generation,
+            &self.unwanted.for_good,
+        ] {
+            noted.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Nobody here wants it any more: what is known must not be sent again.
@@ -301,6 +325,26 @@ impl Secrets {
     }
 }
 
+/// The secrets of this row as they are, sealed anew for it.
+pub(crate) fn reseal(keyring: &Keyring, credential: &Credential) -> Result<Vec<u8>, SealError> {
+    let row = row(&credential.id, &credential.provider, credential.generation);
+    keyring.seal(&row, &keyring.open(&row, &credential.sealed)?)
+}
+
+/// Whether both rows hold the same secrets for the same generation, however often
+/// they were sealed anew.
+pub(crate) fn is_same(keyring: &Keyring, one: &Credential, other: &Credential) -> bool {
+    let open = |credential: &Credential| {
+        let row = row(&credential.id, &credential.provider, credential.generation);
+        keyring.open(&row, &credential.sealed).ok()
+    };
+    one.sealed == other.sealed
+        || (one.generation == other.generation
+            && open(one)
+                .zip(open(other))
+                .is_some_and(|(one, other)| verify_slices_are_equal(&one, &other).is_ok()))
+}
+
 /// The row of a credential that was never refreshed, as yet without its tokens.
 pub(crate) fn first(
     id: CredentialId,
@@ -402,6 +446,9 @@ fn milliseconds(time: Duration) -> u64 {
 
 /// For so long an upstream may be wrong about who is logged in.
 const PASSING_MOOD: Duration = Duration::from_secs(10);
+/// A credential is deleted a day after its last refresh, at the earliest; clocks
+/// differ by less than the rest.
+const NEW_BEGINNING: Duration = Duration::from_secs(12 * 3_600);
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for Cell {

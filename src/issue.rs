@@ -262,8 +262,8 @@ impl Regrant {
         Ok(())
     }
 
-    /// Looks again: somebody may have revoked, between linking and now, what
-    /// nobody held yet. From now on it is held.
+    /// Looks again: somebody may have revoked, or swept away, between linking and
+    /// now, what nobody held yet. From now on it is held.
     async fn hold_one(
         &self,
         subject: &str,
@@ -272,8 +272,11 @@ impl Regrant {
     ) -> Result<(), IssueError> {
         let id = upstream.credential_id(subject);
         let row = self.core.store.credential(id).await?;
-        let ended = row.and_then(|row| row.terminal);
-        if matches!(ended.as_deref(), Some(REVOKED | DISCONNECTED)) {
+        let is_over = row.is_none_or(|row| {
+            let ended = row.terminal.as_deref();
+            matches!(ended, Some(REVOKED | DISCONNECTED))
+        });
+        if is_over {
             self.link_one(subject, upstream, false, now).await?;
         }
         Ok(())

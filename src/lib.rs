@@ -7,7 +7,7 @@
 //! finds its grant, or [`resolve`] whom the gateway knows, [`replay`],
 //! [`classify`] and [`response`] handle bodies and verdicts, `refresh` spends
 //! refresh tokens at a [`provider`], `revocation` tells providers what has ended
-//! here, [`store`] keeps what must last, [`seal`] what must stay secret.
+//! here, `retention` forgets it, [`store`] keeps what must last, [`seal`] what must stay secret.
 //! [`endpoint`] is the other way in, `repo_grants` a way to make grants.
 
 pub mod layer;
@@ -49,11 +49,15 @@ mod client;
 mod disconnect;
 pub mod endpoint;
 mod issue;
+mod keep_alive;
+pub mod key_rotation;
 mod link;
 mod login;
 mod regrant;
 #[cfg(feature = "reqwest")]
 pub mod repo_grants;
+mod retention;
+mod start;
 mod state;
 
 pub mod audit;
@@ -81,7 +85,8 @@ pub use self::login::Login;
 pub use self::login::Upstream;
 pub use self::regrant::Regrant;
 pub use self::regrant::RegrantBuilder;
-pub use self::regrant::StartError;
+pub use self::retention::SweepReport;
+pub use self::start::StartError;
 
 /// Any error, as tower has it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -97,7 +97,7 @@ impl Regrant {
                     Ok(()) | Err(_) => continue,
                 }
             };
-            let is_ours = known.sealed == row.sealed;
+            let is_ours = credential::is_same(&core.keyring, &known, &row);
             let (snapshot, spendable) = credential::open(core, &known)
                 .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
             // Some providers give a refresh token at the first login only. One

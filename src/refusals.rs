@@ -12,13 +12,17 @@
 //!    not prove, the store is asked: others may fail as often as they like, the
 //!    client whose token is good does not notice.
 //! 3. Limits guard the store, not the answer: nobody gets a 429, nobody waits.
-//! 4. All of it is bounded in entries.
+//! 4. Only where nobody can tell a forgery without the store, because the key that
+//!    should have tagged it was removed, too many of them keep it from being
+//!    asked, for a second: a 503, which ends nothing.
+//! 5. All of it is bounded in entries.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -40,6 +44,7 @@ use crate::state::Core;
 use crate::store::Code;
 use crate::store::Grant;
 use crate::store::StoreError;
+use crate::sync::lock;
 
 impl Core {
     /// Reads a grant, unless it is known to have ended. `None` if it has been
@@ -55,6 +60,27 @@ impl Core {
             self.refusals.ended.insert(id, ended);
         }
         Ok(grant.filter(|_grant| !ended.is_some_and(|ended| ended.is_over(now))))
+    }
+
+    /// Whether none of its tokens is good, as far as is known without the store.
+    pub(crate) fn is_over(&self, id: GrantId) -> bool {
+        self.refusals.has_ended(id, self.clock.now())
+    }
+
+    /// Whether the store may be asked for a token. Not if its tag is not `proven`,
+    /// which anybody can write, and there were too many of those.
+    pub(crate) fn may_ask(&self, proven: bool) -> bool {
+        let closed_until = *lock(&self.refusals.closed_until);
+        proven || !closed_until.is_some_and(|until| is_within(self.clock.now(), until, CLOSED))
+    }
+
+    /// The store was asked for a token in vain. If its tag was not `proven`, and
+    /// there were too many, it is not asked for the next ones.
+    pub(crate) fn note_stranger(&self, proven: bool) {
+        if !proven && self.refusals.strangers.check().is_err() {
+            let until = self.clock.now() + CLOSED;
+            *lock(&self.refusals.closed_until) = Some(until);
+        }
     }
 
     /// A request for this grant was refused. `read_at` and `epoch` are of before
@@ -109,6 +135,8 @@ pub(crate) struct Refusals {
     codes: Cache<GrantId, KnownCode>,
     by_grant: Limiter<GrantId>,
     by_client: Limiter<Box<str>>,
+    strangers: RateLimiter<NotKeyed, InMemoryState, Time, NoOpMiddleware<Duration>>,
+    closed_until: Mutex<Option<SystemTime>>,
 }
 
 /// What cannot become good again.
@@ -209,6 +237,11 @@ impl Refusals {
             codes: Cache::new(REMEMBERED),
             by_grant: limiter(clock),
             by_client: limiter(clock),
+            strangers: RateLimiter::direct_with_clock(
+                Quota::per_second(STRANGERS_PER_SECOND).allow_burst(STRANGERS_AT_ONCE),
+                Time(Arc::clone(clock)),
+            ),
+            closed_until: Mutex::default(),
         }
     }
 
@@ -327,6 +360,12 @@ const REMEMBERED: usize = 10_000;
 /// How often a client may err before it is taken for one in a loop.
 const AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 const PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(5);
+/// Of those whose tag nobody can check: what a store does not notice. Clients with
+/// tokens of before a change of keys are not among them.
+const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
+const STRANGERS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+/// For how long those are told to come again then.
+const CLOSED: Duration = Duration::from_secs(1);
 /// How long what is not in the store, or idle there, is taken to be so.
 const UNKNOWN: Duration = Duration::from_secs(60);
 /// A rotation that another replica, by a clock of its own, began in time has

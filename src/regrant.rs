@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -28,6 +26,7 @@ use crate::id::GrantId;
 use crate::invalidation;
 use crate::invalidation::Listening;
 use crate::jitter::Jitter;
+use crate::keep_alive;
 use crate::layer::RefreshLayer;
 use crate::provider::Provider;
 #[cfg(feature = "reqwest")]
@@ -38,15 +37,18 @@ use crate::refusals::Refusals;
 #[cfg(feature = "reqwest")]
 use crate::repo_grants::is_given;
 use crate::resource;
+use crate::retention;
 use crate::revocation;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
 use crate::settings::RepoGrantPolicy;
+use crate::settings::Retention;
 use crate::settings::Timings;
 use crate::settings::TokenPrefixes;
+use crate::start::StartError;
+use crate::start::check_keys;
 use crate::state::Core;
 use crate::state::PublicUrl;
-use crate::store::KeyRecord;
 use crate::store::RevocationReason;
 use crate::store::RotationPolicy;
 use crate::store::Store;
@@ -94,6 +96,8 @@ impl Regrant {
             revoke_upstream: true,
             lifetimes: Lifetimes::default(),
             timings: Timings::default(),
+            retention: Retention::default(),
+            keep_alive: BTreeMap::new(),
             prefixes: TokenPrefixes::default(),
             rotation: RotationPolicy::default(),
             cached_grants: DEFAULT_CACHED_GRANTS,
@@ -150,6 +154,13 @@ impl Regrant {
         while revocation::sweep(&self.core).await {}
     }
 
+    /// Refreshes what [`RegrantBuilder::keep_alive`] asks for, as is done now and
+    /// then.
+    #[cfg(any(test, feature = "test-util"))]
+    pub async fn keep_alive_due(&self) {
+        keep_alive::refresh_due(&self.core).await;
+    }
+
     /// Waits until everything under way is done, refreshes above all: call it
     /// when the server has stopped accepting requests. `false` if `limit`
     /// passed first.
@@ -180,6 +191,8 @@ pub struct RegrantBuilder {
     revoke_upstream: bool,
     lifetimes: Lifetimes,
     timings: Timings,
+    retention: Retention,
+    keep_alive: BTreeMap<Box<str>, Duration>,
     prefixes: TokenPrefixes,
     rotation: RotationPolicy,
     cached_grants: usize,
@@ -222,6 +235,24 @@ impl RegrantBuilder {
     /// How long refreshing may take. The default is [`Timings::default`].
     pub fn timings(mut self, timings: Timings) -> Self {
         self.timings = timings;
+        self
+    }
+
+    /// How long rows stay that nobody can use any more. The default is
+    /// [`Retention::default`].
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Refreshes the credentials of a provider that nobody has refreshed for
+    /// this long, as long as a grant that lives or a user refers to them: for
+    /// providers whose refresh tokens end when they are not used. Well below the
+    /// time after which they do, because a replica looks every hour at most, and
+    /// refreshes about five in a second. The default is not to: where refresh
+    /// tokens live on by themselves, it only spends them.
+    pub fn keep_alive(mut self, provider: impl Into<Box<str>>, after: Duration) -> Self {
+        self.keep_alive.insert(provider.into(), after);
         self
     }
 
@@ -303,7 +334,7 @@ impl RegrantBuilder {
     }
 
     /// Checks the settings and, against the store, that it can be reached, has
-    /// the schema of this version and seals under no key that is missing here.
+    /// the schema of this version and needs no key that is missing here.
     ///
     /// # Errors
     ///
@@ -312,6 +343,8 @@ impl RegrantBuilder {
         self.timings.check().map_err(StartError::Config)?;
         self.lifetimes.check().map_err(StartError::Config)?;
         self.prefixes.check().map_err(StartError::Config)?;
+        self.retention.check().map_err(StartError::Config)?;
+        self.check_keep_alive().map_err(StartError::Config)?;
         if let Some(url) = &self.advertised.authorization_endpoint
             && !resource::is_absolute(url)
         {
@@ -354,7 +387,10 @@ impl RegrantBuilder {
                  restart; give keys of your own",
             )));
         }
-        check_keys(&*self.store, &self.keyring).await?;
+        let keyring = check_keys(&*self.store, self.keyring, &*self.clock, &self.lifetimes).await?;
+        let repo_grants = self.repo_grants.as_ref();
+        let deadlines = retention::raise_deadlines(&*self.store, &self.lifetimes, repo_grants);
+        let deadlines = deadlines.await.map_err(StartError::Store)?;
 
         let turns = self.providers.iter().filter_map(|(name, provider)| {
             let count = provider.concurrency();
@@ -365,12 +401,15 @@ impl RegrantBuilder {
             public_url,
             store: self.store,
             refusals: Refusals::new(&self.clock),
-            keyring: self.keyring,
+            keyring,
             providers: self.providers,
             clock: self.clock,
             audit: self.audit,
             lifetimes: self.lifetimes,
             timings: self.timings,
+            retention: self.retention,
+            deadlines: Mutex::new(deadlines),
+            keep_alive: self.keep_alive,
             prefixes: self.prefixes,
             rotation: self.rotation,
             cache: GrantCache::new(self.cached_grants),
@@ -390,90 +429,14 @@ impl RegrantBuilder {
         });
         revocation::watch(&core);
         invalidation::watch(&core);
+        retention::watch(&core);
+        keep_alive::watch(&core);
         Ok(Regrant { core })
     }
-}
 
-/// Refuses to start without a key that rows are sealed under, or with another
-/// key under its name.
-async fn check_keys(store: &dyn Store, keyring: &Keyring) -> Result<(), StartError> {
-    let sealing = keyring
-        .sealing()
-        .map_err(|_error| StartError::Config(ConfigError::new("keyring", "holds no key")))?;
-    // Checked before anything is written: a start that is refused must not
-    // leave a key behind that then keeps everybody else from starting.
-    check_known(store, keyring).await?;
-    store
-        .register_key(KeyRecord {
-            id: sealing.id().to_owned(),
-            check_value: sealing.check_value(),
-        })
-        .await
-        .map_err(StartError::Store)?;
-    // And once more: of two replicas that give one id to different keys at the
-    // same time, one stops here.
-    check_known(store, keyring).await
-}
-
-async fn check_known(store: &dyn Store, keyring: &Keyring) -> Result<(), StartError> {
-    for known in store.keys().await.map_err(StartError::Store)? {
-        match keyring.by_id(&known.id) {
-            None => return Err(StartError::KeyMissing { id: known.id }),
-            Some(key) if key.check_value() != known.check_value => {
-                return Err(StartError::KeyChanged { id: known.id });
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Why a gateway does not start.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A setting cannot work.
-    Config(ConfigError),
-    /// Another key than this one was used under the same id.
-    KeyChanged {
-        /// The id.
-        id: String,
-    },
-    /// Rows are sealed under a key that the keyring does not hold.
-    KeyMissing {
-        /// The id of that key.
-        id: String,
-    },
-    /// The store cannot be used.
-    Store(StoreError),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(_) => f.write_str("a setting cannot work"),
-            Self::KeyChanged { id } => write!(
-                f,
-                "key `{id}` is not the key that the store was sealed with: \
-                 restore it, or give the new key another id"
-            ),
-            Self::KeyMissing { id } => write!(
-                f,
-                "key `{id}`, under which stored secrets are sealed, is missing from the keyring: \
-                 add it back"
-            ),
-            Self::Store(_) => f.write_str("the store cannot be used"),
-        }
-    }
-}
-
-impl Error for StartError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Config(error) => Some(error),
-            Self::Store(error) => Some(error),
-            Self::KeyChanged { .. } | Self::KeyMissing { .. } => None,
-        }
+    fn check_keep_alive(&self) -> Result<(), ConfigError> {
+        let app = self.repo_grants.as_ref().map(|policy| &*policy.provider);
+        keep_alive::check(&self.keep_alive, &self.providers, app)
     }
 }
 

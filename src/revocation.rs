@@ -41,6 +41,7 @@ use crate::store::DISCONNECTED;
 use crate::store::Grant;
 use crate::store::HeldCredential;
 use crate::store::REVOKED;
+use crate::store::RevocationReason;
 use crate::store::Settlement;
 use crate::store::StoreError;
 use crate::telemetry;
@@ -88,14 +89,19 @@ pub(crate) async fn sweep(core: &Arc<Core>) -> bool {
         );
         Vec::new()
     });
+    // If none could be taken, the same ones would come again.
+    take_on(core, &due).await > 0 && due.len() >= BATCH as usize
+}
+
+/// Tells the providers of these grants, a few at once. How many were ours to do.
+pub(crate) async fn take_on(core: &Arc<Core>, due: &[GrantId]) -> usize {
     let mut taken = 0;
     for some in due.chunks(AT_ONCE) {
         let handle = |id: &GrantId| core.tasks.spawn(handle(Arc::clone(core), *id));
         let handled = join_all(some.iter().map(handle)).await;
         taken += handled.iter().filter(|it| matches!(it, Ok(true))).count();
     }
-    // If none could be taken, the same ones would come again.
-    taken > 0 && due.len() >= BATCH as usize
+    taken
 }
 
 /// Whether it was ours to do.
@@ -127,7 +133,7 @@ async fn take(core: &Arc<Core>, id: GrantId) -> Result<bool, StoreError> {
     let whose = &grant;
     let ending = |held| async move { Ending::of(core, whose, held).run().await };
     let mut fates = Vec::new();
-    if core.revoke_upstream {
+    if core.revoke_upstream || is_farewell(whose) {
         fates = join_all(grant.credentials.iter().map(ending)).await;
     }
     let left = grant.credentials.iter().zip(fates);
@@ -207,21 +213,26 @@ impl<'a> Ending<'a> {
         // One that is missing here may be there on another replica.
         let provider = self.core.provider(&row.provider)?;
         let (snapshot, spendable) = credential::open(self.core, &row)?;
-        let Some(spendable) = spendable else {
-            // There is nothing to ask with.
+        let is_told = self.core.revoke_upstream && spendable.is_some();
+        // Where nobody is to be told, or with what, only a row must go.
+        if !is_told && !is_farewell(self.grant) {
             return Ok(Fate::Done);
-        };
+        }
         if !is_ended_here && let Some(fate) = self.write_end(&row).await? {
             return Ok(fate);
         }
         // What its user has ended, nobody is to have again, whoever wants it.
         if !is_disconnected && let Some(fate) = self.fate_of_wanted().await? {
-            self.undo(&row, &snapshot, &spendable).await?;
+            let spendable = spendable.as_ref();
+            self.undo(&row, &snapshot, spendable).await?;
             return Ok(fate);
         }
         let ended = snapshot.clone().ended();
         self.core.cache.credential(row.id, &row.provider, ended);
-        Ok(self.ask(&**provider, &snapshot, &spendable).await)
+        match spendable {
+            Some(spendable) if is_told => Ok(self.ask(&**provider, &snapshot, &spendable).await),
+            Some(_) | None => Ok(Fate::Done),
+        }
     }
 
     /// Writes down that the credential has ended. If it has not, what to do.
@@ -274,8 +285,10 @@ impl<'a> Ending<'a> {
     async fn fate_of_wanted(&self) -> Result<Option<Fate>, StoreError> {
         let (core, id, now) = (self.core, self.held.id, self.core.clock.now());
         let before = |time| now.checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH);
-        let created_after = before(core.lifetimes.refresh_absolute);
-        let used_after = before(core.lifetimes.refresh_idle);
+        // Another replica's grants may live longer than ours.
+        let deadlines = core.deadlines();
+        let created_after = before(deadlines.refresh_absolute);
+        let used_after = before(deadlines.refresh_idle);
         if core.store.is_held(id, created_after, used_after).await? {
             telemetry::count_revocation(&self.held.provider, Revocation::Kept);
             return Ok(Some(Fate::Done));
@@ -291,10 +304,10 @@ impl<'a> Ending<'a> {
         &self,
         row: &Credential,
         snapshot: &Snapshot,
-        spendable: &Spendable,
+        spendable: Option<&Spendable>,
     ) -> Result<(), BoxError> {
         let (core, access_token) = (self.core, &snapshot.access_token);
-        let tokens = credential::again(core, row, access_token, Some(spendable), false)?;
+        let tokens = credential::again(core, row, access_token, spendable, false)?;
         core.store.replace(row.id, row.generation, tokens).await?;
         Ok(())
     }
@@ -352,6 +365,13 @@ impl<'a> Ending<'a> {
         );
         fate
     }
+}
+
+/// Whether it was written down by a sweep, for a credential that is nobody's: it
+/// ends here whether or not its provider is told.
+fn is_farewell(grant: &Grant) -> bool {
+    let is_expired = matches!(grant.revoked, Some((_, RevocationReason::Expired)));
+    grant.direct.is_none() && is_expired
 }
 
 /// When it is due again, should it not be done by then: as long from now as it

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use http::Uri;
 use quick_cache::sync::Cache;
@@ -34,8 +35,10 @@ use crate::revocation;
 use crate::seal::Keyring;
 use crate::settings::Lifetimes;
 use crate::settings::RepoGrantPolicy;
+use crate::settings::Retention;
 use crate::settings::Timings;
 use crate::settings::TokenPrefixes;
+use crate::store::Deadlines;
 use crate::store::Grant;
 use crate::store::RevocationReason;
 use crate::store::RotationPolicy;
@@ -56,6 +59,11 @@ pub(crate) struct Core {
     pub(crate) audit: Arc<dyn Audit>,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) timings: Timings,
+    pub(crate) retention: Retention,
+    /// How long what is issued may live, as the store said last.
+    pub(crate) deadlines: Mutex<Deadlines>,
+    /// Providers whose credentials are refreshed when nobody has for so long.
+    pub(crate) keep_alive: BTreeMap<Box<str>, Duration>,
     pub(crate) prefixes: TokenPrefixes,
     /// Of clients that are not registered.
     pub(crate) rotation: RotationPolicy,

@@ -10,6 +10,7 @@
 //! | `regrant_store_waiting` | | gauge: callers that wait for one of these |
 //! | `regrant_store_seconds` | `operation`: `read`, `write` | histogram, one value per call, retries included |
 //! | `regrant_store_errors_total` | `kind` | counter, one per attempt that failed |
+//! | `regrant_swept_total` | `kind`: `grant`, `code`, `credential` | counter, rows |
 
 use std::time::Duration;
 
@@ -107,6 +108,30 @@ pub(crate) fn count_revocation(provider: &str, outcome: Revocation) {
         "outcome" => outcome.as_str(),
     )
     .increment(1);
+}
+
+/// What a sweep deletes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    Code,
+    Credential,
+    Grant,
+}
+
+impl Kind {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Code => "code",
+            Self::Credential => "credential",
+            Self::Grant => "grant",
+        }
+    }
+}
+
+pub(crate) fn count_swept(kind: Kind, rows: u64) {
+    if rows > 0 {
+        metrics::counter!("regrant_swept_total", "kind" => kind.as_str()).increment(rows);
+    }
 }
 
 pub(crate) fn provider_took(provider: &str, time: Duration) {

@@ -67,8 +67,13 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
     if let Some(known) = core.refusals.code(id, core.clock.now()) {
         refused_before(core, &known, form, &request).await?;
     }
+    let is_proven = request.presented.is_proven;
+    if !core.may_ask(is_proven) {
+        return Err(OAuthError::too_many_strangers());
+    }
     let Some(deposit) = core.store.code(id).await?.map(Arc::new) else {
         core.refusals.note_unknown_code(id, core.clock.now());
+        core.note_stranger(is_proven);
         return Err(unknown());
     };
     let client = check(core, &deposit, form, &request)
@@ -77,6 +82,7 @@ pub(super) async fn redeem(core: &Arc<Core>, form: &Form) -> Result<Response<Own
             if error.is_refusal() {
                 core.refusals.note_code(&deposit, None);
             }
+            core.note_stranger(is_proven || request.presented.is_hashed_to(&deposit.hash));
         })?;
 
     let now = core.clock.now();

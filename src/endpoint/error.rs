@@ -122,6 +122,12 @@ impl OAuthError {
         )
     }
 
+    /// Nobody can tell without the store whether the token is ours, and too many
+    /// were not.
+    pub(super) fn too_many_strangers() -> Self {
+        Self::unavailable("the token cannot be checked at the moment")
+    }
+
     /// A panic of ours: a 500, but with the code that clients take for trouble
     /// and not for the end of a login.
     pub(super) fn internal() -> Self {

@@ -1,5 +1,8 @@
-//! What a genuine refresh token is to its grant: current, a replay, or reuse
-//! (RFC 9700 §4.14.2).
+//! What a refresh token is to its grant: current, a replay, or reuse (RFC 9700
+//! §4.14.2).
+//!
+//! The row decides: what holds one of its two hashes is genuine, whoever tagged
+//! it. Of the others only those are judged whose tag is right.
 
 use std::time::SystemTime;
 
@@ -44,15 +47,18 @@ impl Progress {
     }
 }
 
-/// What a genuine refresh token is to its grant now.
+/// What a refresh token is to its grant now, each with its generation by the row.
 pub(super) enum Presented {
-    Current,
+    Current(RefreshClaims),
     /// The predecessor of the current one, or what has become of an older one
     /// meanwhile.
     Predecessor(RefreshClaims),
+    /// Of a pair that was replaced before anybody used it, by one that nobody has
+    /// used either.
+    Superseded(RefreshClaims),
     /// Rotated away for good.
     Old,
-    /// Never stored: the store was set back, say.
+    /// Never stored: the store was set back, say, or somebody made it up.
     Unknown,
 }
 
@@ -64,16 +70,29 @@ impl Presented {
         policy: RotationPolicy,
         request: &Progress,
     ) -> Self {
-        if presented.generation == grant.generation {
-            return if presented.is_hashed_to(&grant.refresh_hash) {
-                Self::Current
-            } else {
-                Self::Unknown
-            };
+        if presented.is_hashed_to(&grant.refresh_hash) {
+            return Self::Current(presented.at(grant.generation));
         }
-        let Some(rotations_since) = grant.generation.checked_sub(presented.generation + 1) else {
+        let is_previous = |claims: &RefreshClaims| {
+            let stored = grant.previous_hash;
+            stored.is_some_and(|hash| claims.is_hashed_to(&hash))
+        };
+        let rotations_since = if is_previous(presented) {
+            // Whatever it says of itself: a pair in between may have been replaced.
+            0
+        } else if presented.is_proven && presented.generation < grant.generation {
+            grant.generation - presented.generation - 1
+        } else {
+            // Nothing may end a grant on the word of a token that is not proven.
             return Self::Unknown;
         };
+        if rotations_since == 0 && !is_previous(presented) {
+            return if grant.acknowledged {
+                Self::Unknown
+            } else {
+                Self::Superseded(presented.clone())
+            };
+        }
         let rotation = |index: u64| {
             let index = usize::try_from(index).ok()?;
             grant.rotations.get(index).copied()
@@ -103,13 +122,12 @@ impl Presented {
         if !is_still_good {
             return Self::Old;
         }
-        let is_predecessor = |claims: &RefreshClaims| {
-            let stored = grant.previous_hash;
-            stored.is_some_and(|hash| claims.is_hashed_to(&hash))
-                && claims.is_followed_by(&grant.refresh_hash, &core.keyring)
-        };
-        let predecessor = presented.descendant(rotations_since, &core.keyring, &is_predecessor);
-        predecessor.map_or(Self::Old, Self::Predecessor)
+        match presented.descendant(rotations_since, &core.keyring, &is_previous) {
+            Some(claims) => Self::Predecessor(claims.at(grant.generation.saturating_sub(1))),
+            // It may have gone on under a key that is gone.
+            None if core.keyring.has_retired() => Self::Unknown,
+            None => Self::Old,
+        }
     }
 }
 

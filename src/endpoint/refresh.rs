@@ -13,6 +13,9 @@
 //! 4. An older genuine token, or a predecessor whose time is up, is reuse: the
 //!    whole grant ends.
 //! 5. A grant that the resource path would refuse gets no tokens.
+//! 6. Removing a key from the keyring ends no grant. A token that it tagged is
+//!    good if the row holds its hash. A pair that was derived under it cannot be
+//!    repeated: where nobody has used it, another one takes its place.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -32,7 +35,6 @@ use crate::authenticate::has_ended;
 use crate::issue::remaining;
 use crate::response::OwnBody;
 use crate::scope;
-use crate::seal::Key;
 use crate::seal::SealError;
 use crate::state::Core;
 use crate::store::Grant;
@@ -43,6 +45,7 @@ use crate::token;
 use crate::token::ALL_SCOPES;
 use crate::token::IssuedPair;
 use crate::token::RefreshClaims;
+use crate::token::SuccessorKeys;
 
 pub(super) async fn refresh(
     core: &Arc<Core>,
@@ -63,10 +66,22 @@ pub(super) async fn refresh(
     if let Some(error) = refused_before(core, form, &presented, &request).await {
         return Err(error);
     }
+    if !core.may_ask(presented.is_proven) {
+        return Err(OAuthError::too_many_strangers());
+    }
     for _ in 0..ROTATION_ATTEMPTS {
         let (epoch, read_at) = (core.cache.epoch(), core.clock.now());
         let grant = core.living_grant(presented.id).await?;
-        let grant = grant.ok_or_else(unknown)?;
+        let grant = grant.ok_or_else(|| {
+            core.note_stranger(presented.is_proven);
+            unknown()
+        })?;
+        // Before anything else is read for it.
+        if !presented.is_proven && !is_held(&grant, &presented) {
+            core.refused(&grant, &[], read_at, epoch);
+            core.note_stranger(false);
+            return Err(unknown());
+        }
         let policy = check(core, &grant, form, read_at)
             .await
             .inspect_err(|error| {
@@ -79,16 +94,22 @@ pub(super) async fn refresh(
             core.refused(&grant, &ended, read_at, epoch);
             return Err(OAuthError::invalid_grant("the upstream login has ended"));
         }
-        let successor = Successor::of(core, &grant, &presented, form);
         let found = Presented::of(core, &grant, &presented, policy, &request);
-        request.was_good |= matches!(found, Presented::Current | Presented::Predecessor(_));
+        request.was_good |= matches!(found, Presented::Current(_) | Presented::Predecessor(_));
         match found {
-            Presented::Current => {
+            Presented::Current(presented) => {
                 let now = core.clock.now();
-                if let Some(response) = successor.rotate(now).await? {
+                let successor = Successor::of(core, &grant, &presented, form);
+                if let Some(response) = successor.rotate(now, false).await? {
                     return Ok(response);
                 }
                 request.tried_at = Some(now);
+            }
+            Presented::Superseded(presented) => {
+                let successor = Successor::of(core, &grant, &presented, form);
+                if let Some(response) = successor.rotate(core.clock.now(), true).await? {
+                    return Ok(response);
+                }
             }
             Presented::Predecessor(predecessor) => {
                 if is_worn_out(&grant, policy) {
@@ -126,13 +147,14 @@ async fn refused_before(
     request: &Progress,
 ) -> Option<OAuthError> {
     let id = presented.id;
-    if core.refusals.has_idled(id, core.clock.now()) {
+    let is_over = !presented.is_proven && core.is_over(id);
+    if is_over || core.refusals.has_idled(id, core.clock.now()) {
         return Some(unknown());
     }
     let row = core.refused_by(id)?;
     let grant = &row.grant;
     // It may have been rotated elsewhere since.
-    if presented.generation > grant.generation {
+    if presented.is_proven && presented.generation > grant.generation {
         return None;
     }
     let error = match check(core, grant, form, row.read_at).await {
@@ -147,7 +169,10 @@ async fn refused_before(
                 Presented::Unknown => unknown(),
                 Presented::Predecessor(_) if is_worn_out(grant, policy) => too_often(),
                 // Good, or reuse, which is to be acted on.
-                Presented::Current | Presented::Predecessor(_) | Presented::Old => return None,
+                Presented::Current(_)
+                | Presented::Predecessor(_)
+                | Presented::Superseded(_)
+                | Presented::Old => return None,
             }
         }
     };
@@ -197,9 +222,16 @@ pub(super) async fn is_good(
     let is_over = deadline(core, grant) <= core.clock.now() || grant.revoked.is_some();
     let is_known = matches!(
         Presented::of(core, grant, presented, policy, &Progress::begun(core)),
-        Presented::Current | Presented::Predecessor(_)
+        Presented::Current(_) | Presented::Predecessor(_) | Presented::Superseded(_)
     );
     Ok(!is_over && is_known)
+}
+
+/// Whether the row of this grant holds the hash of this token.
+pub(super) fn is_held(grant: &Grant, presented: &RefreshClaims) -> bool {
+    let hashes = [Some(grant.refresh_hash), grant.previous_hash];
+    let mut hashes = hashes.into_iter().flatten();
+    hashes.any(|hash| presented.is_hashed_to(&hash))
 }
 
 fn deadline(core: &Core, grant: &Grant) -> SystemTime {
@@ -233,20 +265,31 @@ impl<'a> Successor<'a> {
         }
     }
 
-    /// `None` if somebody else was faster.
-    async fn rotate(&self, now: SystemTime) -> Result<Option<Response<OwnBody>>, OAuthError> {
+    /// `None` if somebody else was faster: also, with `unless_used`, who used the
+    /// present pair.
+    async fn rotate(
+        &self,
+        now: SystemTime,
+        unless_used: bool,
+    ) -> Result<Option<Response<OwnBody>>, OAuthError> {
         let Self { core, grant, .. } = self;
         let access_expires_at = core.lifetimes.access_deadline(grant.created_at, now);
-        let key = core.keyring.sealing()?;
-        let pair = self.pair(key, access_expires_at)?;
+        let issuing = core.keyring.sealing()?;
+        let keys = SuccessorKeys {
+            deriving: self.presented.deriving(&core.keyring)?,
+            issuing,
+        };
+        let pair = self.pair(grant.generation + 1, &keys, access_expires_at)?;
         let rotated = core
             .store
             .rotate(Rotation {
                 id: grant.id,
                 generation: grant.generation,
-                presented_hash: grant.refresh_hash,
+                presented_hash: self.presented.hash(),
+                replaced_hash: grant.refresh_hash,
+                unless_used,
                 refresh_hash: pair.refresh_hash,
-                key_id: key.id().to_owned(),
+                key_id: issuing.id().to_owned(),
                 at: now,
                 access_expires_at,
             })
@@ -267,6 +310,9 @@ impl<'a> Successor<'a> {
         let Self { core, grant, .. } = self;
         let now = core.clock.now();
         let (id, generation) = (grant.id, grant.generation);
+        let Some(deriving) = self.presented.derived(&grant.refresh_hash, &core.keyring) else {
+            return self.replace(policy, now).await;
+        };
         let cap = replay_cap(policy);
         if !core.store.count_replay(id, generation, cap, now).await? {
             if is_worn_out(grant, policy) {
@@ -281,20 +327,43 @@ impl<'a> Successor<'a> {
         } else {
             core.lifetimes.access_deadline(grant.created_at, now)
         };
-        let key = core
-            .keyring
-            .by_id(&grant.key_id)
-            .ok_or_else(|| OAuthError::unavailable("tokens cannot be issued at the moment"))?;
-        let pair = self.pair(key, access_expires_at)?;
+        let issuing = match core.keyring.by_id(&grant.key_id) {
+            Some(key) => key,
+            // The same secrets under another tag: no row tells the difference.
+            None => core.keyring.sealing()?,
+        };
+        let keys = SuccessorKeys { deriving, issuing };
+        let pair = self.pair(generation, &keys, access_expires_at)?;
         tracing::debug!(grant = %id, generation, "rotation repeated");
         Ok(Some(self.success(&pair, access_expires_at, now)))
     }
 
-    fn pair(&self, key: &Key, access_expires_at: SystemTime) -> Result<IssuedPair, SealError> {
+    /// Another pair in place of one whose answer was lost and which cannot be
+    /// derived again, for want of its key.
+    async fn replace(
+        &self,
+        policy: RotationPolicy,
+        now: SystemTime,
+    ) -> Result<Option<Response<OwnBody>>, OAuthError> {
+        // A sticky client uses what it is given, and keeps what it has.
+        let unless_used = policy != RotationPolicy::Sticky;
+        if unless_used && self.grant.acknowledged {
+            // Another process of its client has it; that one is heard.
+            return Err(OAuthError::unavailable("the token was just refreshed"));
+        }
+        self.rotate(now, unless_used).await
+    }
+
+    fn pair(
+        &self,
+        generation: u64,
+        keys: &SuccessorKeys<'_>,
+        access_expires_at: SystemTime,
+    ) -> Result<IssuedPair, SealError> {
         token::issue_successor(
             self.presented,
-            &self.core.keyring,
-            key,
+            generation,
+            keys,
             &self.core.prefixes,
             &self.grant.salt,
             access_expires_at,

@@ -173,21 +173,44 @@ fn longest_redemption(core: &Core) -> Duration {
 }
 
 /// The grant that this token was issued for, if it has not ended.
-async fn presented(core: &Core, token: &str) -> Result<Option<(Grant, DirectToken)>, StoreError> {
+async fn presented(core: &Core, token: &str) -> Result<Option<(Grant, DirectToken)>, OAuthError> {
     let claims = SecretClaims::verify(Kind::Direct, token, &core.keyring, &core.prefixes);
     let Some(claims) = claims.filter(|claims| !core.refusals.is_revoked(claims.id)) else {
         return Ok(None);
     };
+    if !claims.is_proven && is_known_stranger(core, &claims) {
+        return Ok(None);
+    }
+    if !core.may_ask(claims.is_proven) {
+        return Err(OAuthError::too_many_strangers());
+    }
+    let (epoch, read_at) = (core.cache.epoch(), core.clock.now());
     let Some(grant) = core.store.grant(claims.id).await? else {
+        core.note_stranger(claims.is_proven);
         return Ok(None);
     };
     if grant.revoked.is_some() {
         core.refusals.note_revoked(grant.id);
         return Ok(None);
     }
-    let direct = grant.direct.clone();
-    let direct = direct.filter(|direct| claims.is_hashed_to(&direct.hash));
+    let direct = held(&grant, &claims).cloned();
+    if !claims.is_proven && direct.is_none() {
+        core.refused(&grant, &[], read_at, epoch);
+        core.note_stranger(false);
+    }
     Ok(direct.map(|direct| (grant, direct)))
+}
+
+/// Whether the row that earlier ones were refused by refuses this one, whose tag
+/// nobody can check, and there were too many.
+fn is_known_stranger(core: &Core, claims: &SecretClaims) -> bool {
+    let row = core.refused_by(claims.id);
+    row.is_some_and(|row| held(&row.grant, claims).is_none()) && core.refusals.too_many(claims.id)
+}
+
+fn held<'a>(grant: &'a Grant, claims: &SecretClaims) -> Option<&'a DirectToken> {
+    let direct = grant.direct.as_ref();
+    direct.filter(|direct| claims.is_hashed_to(&direct.hash))
 }
 
 /// Whether the request is from the client of repo grants, or does not say: the

@@ -15,6 +15,7 @@ use super::client;
 use super::error::OAuthError;
 use super::form::Form;
 use super::json;
+use super::refresh::is_held;
 use crate::audit::AuditKind;
 use crate::clock::unix_seconds;
 use crate::response::OwnBody;
@@ -38,7 +39,8 @@ pub(super) async fn revoke(core: &Arc<Core>, form: Form) -> Result<Response<OwnB
 }
 
 /// A refresh token ends the grant with all its access tokens (§2.1). Any
-/// generation of it will do: revoking is what a thief would not ask for.
+/// generation of it will do: revoking is what a thief would not ask for. If its
+/// tag cannot be checked any more, it is one that the row holds.
 async fn revoke_grant(
     core: &Arc<Core>,
     form: &Form,
@@ -48,9 +50,17 @@ async fn revoke_grant(
     if core.refusals.is_revoked(claims.id) {
         return Ok(());
     }
+    if !core.may_ask(claims.is_proven) {
+        return Err(OAuthError::too_many_strangers());
+    }
     let Some(grant) = core.store.grant(claims.id).await? else {
+        core.note_stranger(claims.is_proven);
         return Ok(());
     };
+    if !claims.is_proven && !is_held(&grant, claims) {
+        core.note_stranger(false);
+        return Ok(());
+    }
     if grant.revoked.is_some() {
         core.refusals.note_revoked(claims.id);
         core.cache.forget(claims.id);

@@ -158,7 +158,7 @@ impl Settling {
             return Ok(None);
         };
         // An earlier try may have gone through unnoticed; then this is ours.
-        if stored.sealed == self.row.sealed {
+        if self.is_ours(&stored) {
             return Ok(Some(stored));
         }
         let is_lost = stored.terminal.as_deref() == Some(LOST_IN_FLIGHT);
@@ -185,6 +185,11 @@ impl Settling {
             return Ok(Some(self.row.clone()));
         }
         Err(StoreErrorKind::Unavailable.into())
+    }
+
+    /// Whether it holds what we have to store, be it sealed anew meanwhile.
+    fn is_ours(&self, stored: &Credential) -> bool {
+        credential::is_same(&self.core.keyring, stored, &self.row)
     }
 
     async fn settle(&self) -> Result<bool, StoreError> {
@@ -218,7 +223,7 @@ impl Settling {
                 // lease over.
                 tokio::time::sleep(FIRST_PAUSE).await;
                 match self.once().await {
-                    Ok(Some(stored)) if stored.sealed == self.row.sealed => {
+                    Ok(Some(stored)) if self.is_ours(&stored) => {
                         break tracing::info!("the refreshed credential is stored now");
                     }
                     Ok(Some(stored)) => break self.give_way(&cell, &stored),

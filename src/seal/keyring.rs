@@ -14,30 +14,38 @@ use sha2::Digest as _;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::KeySource;
 use super::SealError;
+use super::SealingKey;
+use crate::BoxError;
 use crate::id::GrantId;
 
 /// The keys of a deployment: the first one seals, all of them open.
 ///
 /// Cheap to clone. To change keys, first give every replica the new key in
-/// second place, then move it to the first. The old one stays, in any place but
-/// the first: rows are sealed under it, and tokens are tagged with it.
+/// second place, then move it to the first. Then
+/// [re-seal](crate::Regrant::rotate_keys) what is stored under the old one, and
+/// remove it once [nothing uses it](crate::Regrant::key_status): a gateway does
+/// not start without a key that is in use.
 #[derive(Clone)]
 pub struct Keyring {
     keys: Arc<[Key]>,
     generated: bool,
+    /// Those that tagged tokens once and are not here any more.
+    retired: Arc<[KeyHint]>,
 }
 
 impl Keyring {
     /// Reads `id:base64-of-32-bytes[,id:…]`. Ids are 1 to 32 characters of
-    /// `[A-Za-z0-9_-]`.
+    /// `[A-Za-z0-9_-]`. Tokens name their key by four bytes of its id's SHA-256;
+    /// of two ids that share those, one is refused.
     ///
     /// # Errors
     ///
     /// Names the first entry that is not of that form, by its position or id,
     /// never by its content.
     pub fn parse(text: &str) -> Result<Self, KeyringError> {
-        let mut keys: Vec<Key> = Vec::new();
+        let mut keys = Vec::new();
         for (index, entry) in text.split(',').map(str::trim).enumerate() {
             let (id, encoded) = entry.split_once(':').ok_or(KeyringError::Malformed {
                 position: index + 1,
@@ -52,9 +60,6 @@ impl Keyring {
                     position: index + 1,
                 });
             }
-            if keys.iter().any(|key| *key.id == *id) {
-                return Err(named("given twice"));
-            }
             let bytes = Zeroizing::new(
                 STANDARD
                     .decode(encoded)
@@ -62,13 +67,72 @@ impl Keyring {
             );
             let master = <[u8; KEY_BYTES]>::try_from(bytes.as_slice())
                 .map_err(|_error| named("is not 32 bytes long"))?;
-            keys.push(Key::new(id, &Zeroizing::new(master)));
+            keys.push(SealingKey::new(id, master));
         }
+        Self::of(keys)
+    }
 
+    /// Fetches the keys from where they are kept; the first one seals.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::Source`] if they cannot be fetched, or as
+    /// [`parse`](Self::parse).
+    pub async fn load(source: &dyn KeySource) -> Result<Self, KeyringError> {
+        let keys = source.keys().await.map_err(KeyringError::Source)?;
+        Self::of(keys)
+    }
+
+    fn of(given: Vec<SealingKey>) -> Result<Self, KeyringError> {
+        let mut keys: Vec<Key> = Vec::new();
+        for (index, SealingKey { id, master }) in given.into_iter().enumerate() {
+            if !is_key_id(&id) {
+                return Err(KeyringError::Malformed {
+                    position: index + 1,
+                });
+            }
+            let key = Key::new(&id, &master);
+            let refused = |reason| {
+                Err(KeyringError::Key {
+                    id: id.into(),
+                    reason,
+                })
+            };
+            if keys.iter().any(|known| known.id == key.id) {
+                return refused("given twice");
+            }
+            if keys.iter().any(|known| known.hint == key.hint) {
+                return refused("cannot be told from another one by tokens: give it another id");
+            }
+            keys.push(key);
+        }
+        if keys.is_empty() {
+            return Err(KeyringError::Empty);
+        }
         Ok(Self {
             keys: keys.into(),
             generated: false,
+            retired: Arc::default(),
         })
+    }
+
+    /// The same keyring, which knows by their ids what other keys there were.
+    pub(crate) fn with_retired(self, ids: &[&str]) -> Self {
+        let absent = ids.iter().filter(|id| self.by_id(id).is_none());
+        Self {
+            retired: absent.map(|id| KeyHint::of(id)).collect(),
+            ..self
+        }
+    }
+
+    /// Whether a key that is not here any more tagged what has this hint.
+    pub(crate) fn is_retired(&self, hint: KeyHint) -> bool {
+        self.retired.contains(&hint)
+    }
+
+    /// Whether there were other keys.
+    pub(crate) fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
     }
 
     /// A keyring with one random key that lives as long as this process.
@@ -85,6 +149,7 @@ impl Keyring {
         Ok(Self {
             keys: [Key::new("generated", &master)].into(),
             generated: true,
+            retired: Arc::default(),
         })
     }
 
@@ -104,6 +169,10 @@ impl Keyring {
 
     pub(crate) fn by_id(&self, id: &str) -> Option<&Key> {
         self.keys.iter().find(|key| *key.id == *id)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
     }
 
     pub(crate) fn hints(&self) -> impl Iterator<Item = KeyHint> {
@@ -135,12 +204,9 @@ pub(crate) struct Key {
 
 impl Key {
     fn new(id: &str, master: &Zeroizing<[u8; KEY_BYTES]>) -> Self {
-        let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
-        let [a, b, c, d, ..] = digest;
-
         Self {
             id: id.into(),
-            hint: KeyHint([a, b, c, d]),
+            hint: KeyHint::of(id),
             master: master.clone(),
             sealing: hkdf::Salt::new(hkdf::HKDF_SHA256, b"regrant/seal/v1")
                 .extract(master.as_slice()),
@@ -221,10 +287,20 @@ impl Key {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct KeyHint(pub(crate) [u8; 4]);
 
+impl KeyHint {
+    fn of(id: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
+        let [a, b, c, d, ..] = digest;
+        Self([a, b, c, d])
+    }
+}
+
 /// Why a [`Keyring`] cannot be made.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum KeyringError {
+    /// There is no key.
+    Empty,
     /// The entry at this position (from 1) is not `id:base64`.
     Malformed {
         /// The position in the list, from 1.
@@ -239,11 +315,14 @@ pub enum KeyringError {
     },
     /// The operating system gave no random bytes.
     Random,
+    /// The [`KeySource`] failed.
+    Source(BoxError),
 }
 
 impl fmt::Display for KeyringError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Empty => f.write_str("there is no key: give one that seals"),
             Self::Malformed { position } => write!(
                 f,
                 "key {position} is not of the form `id:base64-of-32-bytes` \
@@ -251,11 +330,19 @@ impl fmt::Display for KeyringError {
             ),
             Self::Key { id, reason } => write!(f, "key `{id}` {reason}"),
             Self::Random => f.write_str("the operating system gave no random bytes"),
+            Self::Source(_) => f.write_str("the keys could not be fetched from where they are"),
         }
     }
 }
 
-impl std::error::Error for KeyringError {}
+impl std::error::Error for KeyringError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Source(error) => Some(&**error),
+            Self::Empty | Self::Malformed { .. } | Self::Key { .. } | Self::Random => None,
+        }
+    }
+}
 
 /// `N` bytes from the operating system.
 pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], KeyringError> {

@@ -21,6 +21,7 @@
 //! ```
 
 mod keyring;
+mod source;
 
 use std::fmt;
 
@@ -34,6 +35,8 @@ pub use self::keyring::Keyring;
 pub use self::keyring::KeyringError;
 use self::keyring::is_key_id;
 pub(crate) use self::keyring::random_bytes;
+pub use self::source::KeySource;
+pub use self::source::SealingKey;
 
 impl Keyring {
     /// Seals `plaintext` for `row`: `1 | id length | id | nonce | ciphertext | tag`.
@@ -258,6 +261,11 @@ mod tests {
             (format!("one:{key},one:{key}"), "key `one` given twice"),
             ("one:AQEB".to_owned(), "key `one` is not 32 bytes long"),
             ("one:?".to_owned(), "key `one` is not standard base64"),
+            // Their SHA-256 begins with the same four bytes.
+            (
+                format!("k153629:{key},k164064:{key}"),
+                "key `k164064` cannot be told from another one",
+            ),
         ] {
             let error = Keyring::parse(&text).unwrap_err().to_string();
             assert!(error.contains(want), "{text}: {error}");

@@ -3,6 +3,7 @@
 
 mod prefixes;
 mod repo_grants;
+mod retention;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::SystemTime;
 
 pub use self::prefixes::TokenPrefixes;
 pub use self::repo_grants::RepoGrantPolicy;
+pub use self::retention::Retention;
 use crate::error::ConfigError;
 
 /// How long the gateway's own tokens live.
@@ -309,7 +311,7 @@ impl Default for Timings {
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Times are added to the present: what is longer would leave the calendar.
-const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 86_400);
+pub(crate) const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 86_400);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -93,10 +93,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         stream::pending().boxed()
     }
 
-    /// Records that `key` seals from now on; does nothing if its id is known.
+    /// Records that `key` seals from now on. If its id is known with the same
+    /// check value, nothing of that changes, unless the key was
+    /// [retired](Upkeep::retire_key): then it no longer is, and was registered
+    /// now. If its id is known with another one, it does nothing.
     fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Every key that rows may be sealed under.
+    /// Every key that rows are or were sealed under, retired ones included.
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>, StoreError>>;
 
     /// Adds a credential. [`StoreErrorKind::Conflict`] if its id is taken.
@@ -146,8 +149,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn grant(&self, id: GrantId) -> BoxFuture<'_, Result<Option<Grant>, StoreError>>;
 
     /// Replaces the refresh token, if the grant is at `rotation.generation`,
-    /// holds `rotation.presented_hash` and is not revoked. `false` if not:
-    /// read again.
+    /// holds `rotation.replaced_hash` and is not revoked, and nobody has used its
+    /// pair where `rotation.unless_used` says so. `false` if not: read again.
     fn rotate(&self, rotation: Rotation) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Counts one replay of the predecessor of `generation`, which is a use of

@@ -282,10 +282,15 @@ pub struct Replacement {
 pub struct Rotation {
     /// The grant.
     pub id: GrantId,
-    /// The generation of the token that was presented.
+    /// The generation of the grant, which goes up by one.
     pub generation: u64,
-    /// Its hash, which becomes the predecessor's.
+    /// The hash of the token that was presented, which becomes the
+    /// predecessor's.
     pub presented_hash: [u8; 32],
+    /// The hash of the present refresh token: nearly always the same one.
+    pub replaced_hash: [u8; 32],
+    /// Only if nobody has used the present pair.
+    pub unless_used: bool,
     /// The hash of the successor.
     pub refresh_hash: [u8; 32],
     /// The key under which the successor pair is issued.
@@ -401,6 +406,11 @@ pub struct KeyRecord {
     pub id: String,
     /// Proves which key it is without telling it.
     pub check_value: [u8; 32],
+    /// When it was registered; `None` if nobody wrote that down.
+    pub registered_at: Option<SystemTime>,
+    /// When it was found to be no longer in use and no longer in the keyring.
+    /// Tokens that it tagged are still out there.
+    pub retired_at: Option<SystemTime>,
 }
 
 #[cfg(test)]

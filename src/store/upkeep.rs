@@ -50,8 +50,13 @@ pub trait Upkeep: Send + Sync {
         after: Vec<u8>,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Forgets that a key was ever [registered](super::Store::register_key).
-    fn forget_key<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Notes that a [registered](super::Store::register_key) key is no longer in
+    /// use, unless that is noted already. Does nothing if it is not registered.
+    fn retire_key<'a>(
+        &'a self,
+        id: &'a str,
+        at: SystemTime,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Raises the deadlines that are kept to these, where they are longer. The
     /// ones that are kept then.

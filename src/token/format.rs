@@ -35,13 +35,24 @@ pub(super) fn tagged(
     )
 }
 
-/// The payload of a token whose tag is right, without the tag. `N` counts it.
+/// A token that may be ours.
+pub(super) struct Untagged {
+    pub(super) id: GrantId,
+    /// Without the tag.
+    pub(super) payload: Zeroizing<Vec<u8>>,
+    /// Whether the tag is right. `false`: nobody can tell, because it names a key
+    /// that was removed.
+    pub(super) is_proven: bool,
+}
+
+/// Refuses whatever this keyring, or a key that was removed from it, cannot have
+/// tagged. `N` counts the payload with its tag.
 pub(super) fn untagged<const N: usize>(
     kind: Kind,
     prefixes: &TokenPrefixes,
     token: &str,
     keyring: &Keyring,
-) -> Option<(GrantId, Zeroizing<Vec<u8>>)> {
+) -> Option<Untagged> {
     let (id, encoded) = split(kind, prefixes, token)?;
     if encoded.len() != (N * 4).div_ceil(3) {
         return None;
@@ -49,12 +60,22 @@ pub(super) fn untagged<const N: usize>(
     let mut payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).ok()?);
     let split = N.checked_sub(TAG_BYTES)?;
     let (before, presented) = payload.split_at_checked(split)?;
-    let key = keyring.by_hint(Reader(before).header()?)?;
-    let tag = tag(kind, key, id, before);
-    verify_slices_are_equal(tag.as_ref().get(..TAG_BYTES)?, presented).ok()?;
+    let hint = Reader(before).header()?;
+    let is_proven = keyring.by_hint(hint).is_some_and(|key| {
+        let tag = tag(kind, key, id, before);
+        let tag = tag.as_ref().get(..TAG_BYTES);
+        tag.is_some_and(|tag| verify_slices_are_equal(tag, presented).is_ok())
+    });
+    if !is_proven && !keyring.is_retired(hint) {
+        return None;
+    }
     payload.truncate(split);
 
-    Some((id, payload))
+    Some(Untagged {
+        id,
+        payload,
+        is_proven,
+    })
 }
 
 /// The id that a token of this kind names, and the rest, unverified.

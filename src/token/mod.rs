@@ -19,6 +19,10 @@
 //! 4. The pair that a rotation hands out is derived from the refresh token that
 //!    was presented, so a repeated request gets the same pair back, from any
 //!    replica.
+//! 5. When a key was removed from the keyring, what it tagged is told from
+//!    nothing any more: a refresh token or code of it counts if the row holds its
+//!    hash, and nothing else that it says does. An access token of it is refused:
+//!    a gateway does not start without a key whose access tokens may live.
 
 mod access;
 mod format;
@@ -33,6 +37,7 @@ pub(crate) use self::access::AccessClaims;
 pub(crate) use self::access::access_grant_id;
 pub(crate) use self::refresh::IssuedPair;
 pub(crate) use self::refresh::RefreshClaims;
+pub(crate) use self::refresh::SuccessorKeys;
 pub(crate) use self::refresh::issue_first;
 pub(crate) use self::refresh::issue_successor;
 pub(crate) use self::secret::SecretClaims;
@@ -160,12 +165,13 @@ mod tests {
         let presented = refresh(first.refresh.expose(), &keyring).unwrap();
         let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000);
         let key = keyring.sealing().unwrap();
+        let keys = SuccessorKeys {
+            deriving: presented.deriving(&keyring).unwrap(),
+            issuing: key,
+        };
         let prefixes = TokenPrefixes::default();
         let ask = |scopes| {
-            issue_successor(
-                &presented, &keyring, key, &prefixes, &SALT, expires_at, scopes,
-            )
-            .unwrap()
+            issue_successor(&presented, 1, &keys, &prefixes, &SALT, expires_at, scopes).unwrap()
         };
 
         let (one, two) = (ask(ALL_SCOPES), ask(ALL_SCOPES));
@@ -242,6 +248,25 @@ mod tests {
 
         assert!(access(pair.access.expose(), &other).is_none());
         assert!(refresh(pair.refresh.expose(), &other).is_none());
+    }
+
+    #[test]
+    fn what_a_removed_key_tagged_is_unproven_and_its_access_tokens_are_refused() {
+        let old = keyring();
+        let issued = pair(&old);
+        let new = Keyring::parse("two:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=").unwrap();
+        let aware = new.clone().with_retired(&["one", "two"]);
+
+        assert!(refresh(issued.refresh.expose(), &new).is_none());
+        let claims = refresh(issued.refresh.expose(), &aware).unwrap();
+        assert!(!claims.is_proven);
+        assert!(claims.is_hashed_to(&issued.refresh_hash));
+        assert!(access(issued.access.expose(), &aware).is_none());
+
+        // What a key that is there did not tag is refused as ever.
+        let forged = Keyring::parse("two:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=").unwrap();
+        let forged = pair(&forged);
+        assert!(refresh(forged.refresh.expose(), &aware).is_none());
     }
 
     fn access(token: &str, keyring: &Keyring) -> Option<AccessClaims> {

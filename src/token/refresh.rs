@@ -26,28 +26,43 @@ use crate::secret::GatewayAccessToken;
 use crate::secret::GatewayRefreshToken;
 use crate::settings::TokenPrefixes;
 
-/// A refresh token whose tag was right. Whether it still counts, the row says.
+/// A refresh token whose tag was right, or was made with a key that is gone.
+/// Whether it counts, the row says.
 #[derive(Clone)]
 pub(crate) struct RefreshClaims {
     pub(crate) id: GrantId,
+    /// As the token says, until it is [known](Self::at).
     pub(crate) generation: u64,
+    /// Whether the tag was right: without a row that holds its hash, anybody may
+    /// have written the others.
+    pub(crate) is_proven: bool,
     hint: KeyHint,
     secret: Zeroizing<[u8; 32]>,
 }
 
 impl RefreshClaims {
-    /// Refuses whatever this keyring did not issue, in constant time.
+    /// Refuses whatever this keyring did not issue, nor a key that was removed
+    /// from it, in constant time.
     pub(crate) fn verify(token: &str, keyring: &Keyring, prefixes: &TokenPrefixes) -> Option<Self> {
-        let (id, payload) = untagged::<PAYLOAD>(Kind::Refresh, prefixes, token, keyring)?;
-        let mut reader = Reader(payload.as_slice());
+        let found = untagged::<PAYLOAD>(Kind::Refresh, prefixes, token, keyring)?;
+        let mut reader = Reader(found.payload.as_slice());
         let hint = reader.header()?;
 
         Some(Self {
-            id,
+            id: found.id,
+            is_proven: found.is_proven,
             hint,
             generation: u64::from_be_bytes(reader.take()?),
             secret: Zeroizing::new(reader.take()?),
         })
+    }
+
+    /// The same token, which is of this generation by its row.
+    pub(crate) fn at(&self, generation: u64) -> Self {
+        Self {
+            generation,
+            ..self.clone()
+        }
     }
 
     /// What the row holds of this token.
@@ -55,7 +70,7 @@ impl RefreshClaims {
         Sha256::digest(self.secret.as_slice()).into()
     }
 
-    /// What has become of it after so many rotations, if `is_it` says so.
+    /// What has become of it after so many rotations at most, if `is_it` says so.
     ///
     /// Each pair was derived under the key that tagged the one before, and the
     /// row knows but one of those keys: they are tried. While keys are changed
@@ -76,15 +91,18 @@ impl RefreshClaims {
         changes: u32,
         is_it: &impl Fn(&Self) -> bool,
     ) -> Option<Self> {
-        let Some(rotations) = rotations.checked_sub(1) else {
-            return is_it(self).then(|| self.clone());
-        };
-        let secret = self.successor(keyring).ok()?;
+        if is_it(self) {
+            return Some(self.clone());
+        }
+        let rotations = rotations.checked_sub(1)?;
+        let generation = self.generation.checked_add(1)?;
+        let deriving = keyring.by_hint(self.hint)?;
+        let secret = self.successor(deriving, generation).ok()?;
         let after = |hint| Self {
-            id: self.id,
-            generation: self.generation + 1,
+            generation,
             hint,
             secret: secret.clone(),
+            ..*self
         };
         let same = after(self.hint).descend(rotations, keyring, changes, is_it);
         same.or_else(|| {
@@ -96,20 +114,30 @@ impl RefreshClaims {
         })
     }
 
-    /// Whether the refresh token that follows this one is stored like this.
-    pub(crate) fn is_followed_by(&self, stored: &[u8; 32], keyring: &Keyring) -> bool {
-        self.successor(keyring).is_ok_and(|secret| {
-            let hash: [u8; 32] = Sha256::digest(secret.as_slice()).into();
-            verify_slices_are_equal(&hash, stored).is_ok()
+    /// The key under which the pair that follows this token is derived: the one
+    /// that tagged it, so that changing the sealing key between a rotation and
+    /// its replay changes nothing; or else the one that seals.
+    pub(crate) fn deriving<'k>(&self, keyring: &'k Keyring) -> Result<&'k Key, SealError> {
+        keyring
+            .by_hint(self.hint)
+            .map_or_else(|| keyring.sealing(), Ok)
+    }
+
+    /// The key under which the refresh token that follows this one, and is stored
+    /// like this, was derived. `None` if it is gone.
+    pub(crate) fn derived<'k>(&self, stored: &[u8; 32], keyring: &'k Keyring) -> Option<&'k Key> {
+        let generation = self.generation.checked_add(1)?;
+        keyring.keys().find(|key| {
+            self.successor(key, generation).is_ok_and(|secret| {
+                let hash: [u8; 32] = Sha256::digest(secret.as_slice()).into();
+                verify_slices_are_equal(&hash, stored).is_ok()
+            })
         })
     }
 
-    /// The secret of the refresh token that follows this one: derived under the
-    /// key that tagged it, so that changing the sealing key between a rotation
-    /// and its replay changes nothing.
-    fn successor(&self, keyring: &Keyring) -> Result<Zeroizing<[u8; 32]>, SealError> {
-        let deriving = keyring.by_hint(self.hint).ok_or(SealError::Crypto)?;
-        deriving.successor(&self.secret, self.id, self.generation + 1, b"refresh")
+    /// The secret of the refresh token that follows this one.
+    fn successor(&self, key: &Key, generation: u64) -> Result<Zeroizing<[u8; 32]>, SealError> {
+        key.successor(&self.secret, self.id, generation, b"refresh")
     }
 
     pub(crate) fn is_hashed_to(&self, stored: &[u8; 32]) -> bool {
@@ -146,20 +174,20 @@ pub(crate) fn issue_first(
     issue(key, prefixes, salt, &secret, &access)
 }
 
-/// The pair that follows `presented`: the same one whenever it is asked for
-/// with the same `key`, `expires_at` and `scopes`.
+/// The pair that follows `presented` as the one of this generation, derived under
+/// one key and issued under another: the same pair whenever it is asked for with
+/// the same arguments.
 pub(crate) fn issue_successor(
     presented: &RefreshClaims,
-    keyring: &Keyring,
-    key: &Key,
+    generation: u64,
+    keys: &SuccessorKeys<'_>,
     prefixes: &TokenPrefixes,
     salt: &[u8; 32],
     expires_at: SystemTime,
     scopes: u64,
 ) -> Result<IssuedPair, SealError> {
-    let generation = presented.generation + 1;
-    let secret = presented.successor(keyring)?;
-    let deriving = keyring.by_hint(presented.hint).ok_or(SealError::Crypto)?;
+    let deriving = keys.deriving;
+    let secret = presented.successor(deriving, generation)?;
     // Narrowed tokens are tokens of their own: each can be revoked alone.
     let purpose = [b"access".as_slice(), &scopes.to_be_bytes()].concat();
     let nonce = deriving.successor::<16>(&presented.secret, presented.id, generation, &purpose)?;
@@ -171,7 +199,15 @@ pub(crate) fn issue_successor(
         nonce: &nonce,
     };
 
-    issue(key, prefixes, salt, &secret, &access)
+    issue(keys.issuing, prefixes, salt, &secret, &access)
+}
+
+/// The keys of a pair that follows another.
+pub(crate) struct SuccessorKeys<'a> {
+    /// What it is derived under: as the pair before says.
+    pub(crate) deriving: &'a Key,
+    /// What it is tagged and authenticated with: the sealing key of its time.
+    pub(crate) issuing: &'a Key,
 }
 
 fn issue(

@@ -20,28 +20,33 @@ use crate::seal::SealError;
 use crate::seal::random_bytes;
 use crate::settings::TokenPrefixes;
 
-/// A token whose tag was right. Whether it still counts, the row says.
+/// A token whose tag was right, or was made with a key that is gone. Whether it
+/// counts, the row says.
 pub(crate) struct SecretClaims {
     /// Of its grant; of a code, the grant that it becomes.
     pub(crate) id: GrantId,
+    /// Whether the tag was right: without a row that holds its hash, anybody may
+    /// have written the others.
+    pub(crate) is_proven: bool,
     secret: Zeroizing<[u8; 32]>,
 }
 
 impl SecretClaims {
-    /// Refuses whatever this keyring did not issue as this kind, in constant
-    /// time.
+    /// Refuses whatever this keyring did not issue as this kind, nor a key that
+    /// was removed from it, in constant time.
     pub(crate) fn verify(
         kind: Kind,
         token: &str,
         keyring: &Keyring,
         prefixes: &TokenPrefixes,
     ) -> Option<Self> {
-        let (id, payload) = untagged::<PAYLOAD>(kind, prefixes, token, keyring)?;
-        let mut reader = Reader(payload.as_slice());
+        let found = untagged::<PAYLOAD>(kind, prefixes, token, keyring)?;
+        let mut reader = Reader(found.payload.as_slice());
         reader.header()?;
 
         Some(Self {
-            id,
+            id: found.id,
+            is_proven: found.is_proven,
             secret: Zeroizing::new(reader.take()?),
         })
     }

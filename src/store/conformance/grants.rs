@@ -24,7 +24,7 @@ pub(super) async fn rotation_needs_generation_hash_and_life(store: &dyn Store) {
             ..good.clone()
         },
         Rotation {
-            presented_hash: [0; 32],
+            replaced_hash: [0; 32],
             ..good.clone()
         },
     ] {
@@ -48,6 +48,28 @@ pub(super) async fn rotation_needs_generation_hash_and_life(store: &dyn Store) {
     assert!(!store.grant(grant.id).await.unwrap().unwrap().acknowledged);
     store.acknowledge(grant.id, 1).await.unwrap();
     assert!(store.grant(grant.id).await.unwrap().unwrap().acknowledged);
+}
+
+pub(super) async fn a_pair_that_nobody_has_used_is_replaced(store: &dyn Store) {
+    let first = inserted_grant(store).await;
+    let id = first.id;
+    assert!(store.rotate(rotation(&first, 60)).await.unwrap());
+    let second = store.grant(id).await.unwrap().unwrap();
+    let anew = |grant: &Grant, successor, unless_used| Rotation {
+        presented_hash: first.refresh_hash,
+        unless_used,
+        ..rotation(grant, successor)
+    };
+
+    assert!(store.rotate(anew(&second, 61, true)).await.unwrap());
+    assert!(!store.rotate(anew(&second, 62, true)).await.unwrap());
+    let third = store.grant(id).await.unwrap().unwrap();
+    assert_eq!((third.generation, third.refresh_hash), (2, [61; 32]));
+    assert_eq!(third.previous_hash, Some(first.refresh_hash));
+
+    store.acknowledge(id, 2).await.unwrap();
+    assert!(!store.rotate(anew(&third, 63, true)).await.unwrap());
+    assert!(store.rotate(anew(&third, 64, false)).await.unwrap());
 }
 
 pub(super) async fn the_last_rotations_are_remembered(store: &dyn Store) {

@@ -59,6 +59,7 @@ pub async fn check(store: Arc<dyn Store>) {
     credentials::a_replacement_needs_the_present_generation_and_revives(&*store).await;
     credentials::of_many_claims_at_once_exactly_one_wins(&store).await;
     grants::rotation_needs_generation_hash_and_life(&*store).await;
+    grants::a_pair_that_nobody_has_used_is_replaced(&*store).await;
     grants::of_many_rotations_at_once_exactly_one_wins(&store).await;
     grants::the_last_rotations_are_remembered(&*store).await;
     grants::replays_are_counted_up_to_the_cap(&*store).await;
@@ -83,16 +84,43 @@ pub async fn check(store: Arc<dyn Store>) {
 }
 
 async fn keys_are_registered_once(store: &dyn Store) {
+    let id = GrantId::random().unwrap().to_string();
     let key = |byte| KeyRecord {
-        id: "conformance".to_owned(),
+        id: id.clone(),
         check_value: [byte; 32],
+        registered_at: Some(noon()),
+        retired_at: None,
     };
-    store.register_key(key(1)).await.unwrap();
-    store.register_key(key(2)).await.unwrap();
+    let later = KeyRecord {
+        registered_at: Some(noon() + MINUTE),
+        ..key(1)
+    };
+    let retire = async |at| store.upkeep().retire_key(&id, at).await.unwrap();
+    let ours = async || {
+        let keys = store.keys().await.unwrap();
+        let ours = keys.into_iter().filter(|key| key.id == id);
+        ours.collect::<Vec<_>>()
+    };
+    retire(noon()).await;
+    assert_eq!(ours().await, [], "it is not registered");
 
-    let keys = store.keys().await.unwrap();
-    let ours: Vec<_> = keys.iter().filter(|k| k.id == "conformance").collect();
-    assert_eq!(ours, [&key(1)], "the first record of an id stays");
+    for other in [key(1), key(2), later.clone()] {
+        store.register_key(other).await.unwrap();
+        assert_eq!(ours().await, [key(1)], "the first record of an id stays");
+    }
+
+    retire(noon()).await;
+    retire(noon() + MINUTE).await;
+    let retired = KeyRecord {
+        retired_at: Some(noon()),
+        ..key(1)
+    };
+    let retired = [retired];
+    assert_eq!(ours().await, retired);
+    store.register_key(key(2)).await.unwrap();
+    assert_eq!(ours().await, retired, "another key of its name");
+    store.register_key(later.clone()).await.unwrap();
+    assert_eq!(ours().await, [later], "it is in use again");
 }
 
 async fn rows_are_read_back_as_written(store: &dyn Store) {
@@ -264,6 +292,8 @@ fn rotation(grant: &Grant, successor: u8) -> Rotation {
         id: grant.id,
         generation: grant.generation,
         presented_hash: grant.refresh_hash,
+        replaced_hash: grant.refresh_hash,
+        unless_used: false,
         refresh_hash: [successor; 32],
         key_id: "new".to_owned(),
         at: grant.created_at + MINUTE,

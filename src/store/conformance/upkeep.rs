@@ -17,7 +17,6 @@ use crate::store::Deadlines;
 use crate::store::DirectToken;
 use crate::store::Grant;
 use crate::store::GrantFilter;
-use crate::store::KeyRecord;
 use crate::store::KeyUsage;
 use crate::store::Outlived;
 use crate::store::RevocationReason;
@@ -112,15 +111,6 @@ pub(super) async fn keys_are_counted_and_rows_sealed_anew(store: &dyn Store) {
     assert!(!sealed.iter().any(|id| found.contains(id)));
     assert_eq!(usage(store, &old).await.unwrap().credentials, 0);
     assert_eq!(usage(store, &new).await.unwrap().credentials, 3);
-
-    let record = KeyRecord {
-        id: old.clone(),
-        check_value: [5; 32],
-    };
-    store.register_key(record.clone()).await.unwrap();
-    assert!(store.keys().await.unwrap().contains(&record));
-    store.upkeep().forget_key(&old).await.unwrap();
-    assert!(!store.keys().await.unwrap().contains(&record));
 }
 
 pub(super) async fn a_row_that_changed_is_not_sealed_anew(store: &dyn Store) {

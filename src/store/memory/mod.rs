@@ -74,8 +74,14 @@ impl Store for MemoryStore {
 
     fn register_key(&self, key: KeyRecord) -> BoxFuture<'_, Result<(), StoreError>> {
         self.with(|tables| {
-            if !tables.keys.iter().any(|known| known.id == key.id) {
-                tables.keys.push(key);
+            match tables.keys.iter_mut().find(|known| known.id == key.id) {
+                None => tables.keys.push(key),
+                Some(known)
+                    if known.retired_at.is_some() && known.check_value == key.check_value =>
+                {
+                    *known = key;
+                }
+                Some(_) => {}
             }
             Ok(())
         })
@@ -230,7 +236,8 @@ impl Store for MemoryStore {
         self.with(|tables| {
             let Some(grant) = tables.live(rotation.id).filter(|grant| {
                 grant.generation == rotation.generation
-                    && grant.refresh_hash == rotation.presented_hash
+                    && grant.refresh_hash == rotation.replaced_hash
+                    && !(rotation.unless_used && grant.acknowledged)
             }) else {
                 return Ok(false);
             };

@@ -92,9 +92,15 @@ impl Upkeep for MemoryStore {
         })
     }
 
-    fn forget_key<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn retire_key<'a>(
+        &'a self,
+        id: &'a str,
+        at: SystemTime,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.with(|tables| {
-            tables.keys.retain(|key| key.id != id);
+            if let Some(known) = tables.keys.iter_mut().find(|key| key.id == id) {
+                known.retired_at.get_or_insert(at);
+            }
             Ok(())
         })
     }

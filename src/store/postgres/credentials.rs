@@ -27,9 +27,18 @@ pub(super) async fn register_key(
     let check_value = key.check_value.as_slice();
     connections
         .row(
-            "INSERT INTO sealing_keys (id, check_value) VALUES ($1, $2)
-         ON CONFLICT (id) DO NOTHING",
-            &[(&key.id, Type::TEXT), (&check_value, Type::BYTEA)],
+            "INSERT INTO sealing_keys (id, check_value, registered_at, retired_at)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (id) DO UPDATE
+         SET registered_at = EXCLUDED.registered_at, retired_at = EXCLUDED.retired_at
+         WHERE sealing_keys.retired_at IS NOT NULL
+             AND sealing_keys.check_value = EXCLUDED.check_value",
+            &[
+                (&key.id, Type::TEXT),
+                (&check_value, Type::BYTEA),
+                (&key.registered_at, Type::TIMESTAMPTZ),
+                (&key.retired_at, Type::TIMESTAMPTZ),
+            ],
         )
         .await
         .map(drop)
@@ -37,7 +46,10 @@ pub(super) async fn register_key(
 
 pub(super) async fn keys(connections: &Connections) -> Result<Vec<KeyRecord>, StoreError> {
     connections
-        .rows("SELECT id, check_value FROM sealing_keys", &[])
+        .rows(
+            "SELECT id, check_value, registered_at, retired_at FROM sealing_keys",
+            &[],
+        )
         .await?
         .iter()
         .map(rows::key)

@@ -118,8 +118,8 @@ pub(super) async fn rotate(
              key_id = $5, rotated_at = $6, last_used_at = $6,
              rotations = (array_prepend($6, rotations))[1:$8],
              access_expires_at = $7, replays = 0, acknowledged = false
-         WHERE id = $1 AND generation = $2 AND refresh_hash = $3
-             AND revoked_at IS NULL
+         WHERE id = $1 AND generation = $2 AND refresh_hash = $9
+             AND NOT ($10 AND acknowledged) AND revoked_at IS NULL
          RETURNING id",
             &[
                 (&Uuid(*rotation.id.as_bytes()), Type::UUID),
@@ -130,6 +130,8 @@ pub(super) async fn rotate(
                 (&rotation.at, Type::TIMESTAMPTZ),
                 (&rotation.access_expires_at, Type::TIMESTAMPTZ),
                 (&i32::from(ROTATIONS_KEPT), Type::INT4),
+                (&rotation.replaced_hash.as_slice(), Type::BYTEA),
+                (&rotation.unless_used, Type::BOOL),
             ],
         )
         .await?;

@@ -93,6 +93,35 @@ impl PostgresStore {
         compare(known.get_migrations(), &applied)
     }
 
+    /// Distributes the tables of a migrated schema over the workers of
+    /// [Citus](https://docs.citusdata.com), by their primary key. Safe to repeat:
+    /// what is distributed stays as it is. Needs a direct connection to the
+    /// coordinator, and blocks writes to a table while its rows are moved: do it
+    /// before there are many.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use regrant::store::postgres::PostgresStore;
+    ///
+    /// let store = PostgresStore::connect("postgres://regrant@coordinator.internal/regrant")?;
+    /// store.migrate().await?;
+    /// store.distribute().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the extension is missing, a table is not there or is distributed in
+    /// another way, or the database cannot be reached. Then nothing has changed.
+    pub async fn distribute(&self) -> Result<(), MigrateError> {
+        let failed = |error| MigrateError::new(MigrateErrorKind::Undistributed, error);
+        let connection = self.connections.for_migrations().await.map_err(failed)?;
+        connection
+            .batch_execute(DISTRIBUTE)
+            .await
+            .map_err(|error| failed(error.into()))
+    }
+
     async fn run_migrations(&self) -> Result<(), MigrateError> {
         let failed = |error: BoxError| MigrateError::new(MigrateErrorKind::Failed, error);
         let runner = migrations::migrations::runner();
@@ -174,6 +203,7 @@ impl fmt::Display for MigrateError {
                 "the database has other migrations under the names of these: it is not of this \
                  program, or its history was edited"
             }
+            MigrateErrorKind::Undistributed => "the tables could not be distributed",
         })
     }
 }
@@ -192,6 +222,8 @@ pub enum MigrateErrorKind {
     Changed,
     /// It cannot be reached, or refused.
     Failed,
+    /// Its tables could not be distributed over workers.
+    Undistributed,
     /// A later version was here.
     Unknown,
 }
@@ -247,6 +279,7 @@ mod migrations {
     refinery::embed_migrations!("migrations");
 }
 
+const DISTRIBUTE: &str = include_str!("../../../migrations/citus/distribute.sql");
 /// Where refinery notes what it has run.
 const HISTORY: &str = "refinery_schema_history";
 const ATTEMPTS: u32 = 5;

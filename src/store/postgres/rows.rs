@@ -160,6 +160,8 @@ pub(super) fn key(row: &Row) -> Result<KeyRecord, StoreError> {
     Ok(KeyRecord {
         id: get(row, "id")?,
         check_value: array(get(row, "check_value")?)?,
+        registered_at: get(row, "registered_at")?,
+        retired_at: get(row, "retired_at")?,
     })
 }
 

@@ -34,6 +34,23 @@ use crate::store::StoreError;
 use crate::store::Swept;
 use crate::store::Upkeep;
 
+impl PostgresStore {
+    /// The deadlines that are kept ([`Upkeep::raise_deadlines`]); `None` if no
+    /// gateway has told any yet. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be reached.
+    pub async fn deadlines(&self) -> Result<Option<Deadlines>, StoreError> {
+        let kept = self.connections.row(
+            "SELECT refresh_idle, refresh_absolute, direct, code
+             FROM deadlines WHERE id = 'deployment'",
+            &[],
+        );
+        kept.await?.as_ref().map(deadlines).transpose()
+    }
+}
+
 impl Upkeep for PostgresStore {
     fn grants(
         &self,
@@ -67,8 +84,12 @@ impl Upkeep for PostgresStore {
         reseal(&self.connections, id, generation, before, after).boxed()
     }
 
-    fn forget_key<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        forget_key(&self.connections, id).boxed()
+    fn retire_key<'a>(
+        &'a self,
+        id: &'a str,
+        at: SystemTime,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        retire_key(&self.connections, id, at).boxed()
     }
 
     fn raise_deadlines(
@@ -230,11 +251,11 @@ async fn reseal(
     Ok(resealed.is_some())
 }
 
-async fn forget_key(connections: &Connections, id: &str) -> Result<(), StoreError> {
+async fn retire_key(connections: &Connections, id: &str, at: SystemTime) -> Result<(), StoreError> {
     connections
         .row(
-            "DELETE FROM sealing_keys WHERE id = $1",
-            &[(&id, Type::TEXT)],
+            "UPDATE sealing_keys SET retired_at = $2 WHERE id = $1 AND retired_at IS NULL",
+            &[(&id, Type::TEXT), (&at, Type::TIMESTAMPTZ)],
         )
         .await
         .map(drop)
@@ -265,8 +286,12 @@ async fn raise_deadlines(
         )
         .await?
         .ok_or_else(|| rows::corrupt("a row that was just written is not there"))?;
+    self::deadlines(&kept)
+}
+
+fn deadlines(kept: &Row) -> Result<Deadlines, StoreError> {
     let time = |column| {
-        let seconds: i64 = get(&kept, column)?;
+        let seconds: i64 = get(kept, column)?;
         let seconds = u64::try_from(seconds).map_err(rows::corrupt)?;
         Ok::<_, StoreError>(Duration::from_secs(seconds))
     };

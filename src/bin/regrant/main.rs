@@ -1,0 +1,100 @@
+//! The operator command: `regrant --help` says in which order a deployment uses
+//! its parts.
+//!
+//! No command prints a token or a key, but for `issue` and `keys generate`, which
+//! are there to make them.
+
+mod completions;
+mod credentials;
+mod deployment;
+mod grants;
+mod issue;
+mod keys;
+mod listing;
+mod migrate;
+mod output;
+
+use std::error::Error;
+use std::io;
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+
+use self::deployment::Invalid;
+
+/// Keeps the logins of an MCP gateway: its database, its keys, its grants.
+///
+/// A gateway runs without this command; who operates one does not. In the order in
+/// which a deployment uses it:
+///
+///   1. keys generate    a sealing key, for `REGRANT_KEYS`; once
+///   2. migrate          the schema; before each new version of the gateway
+///   3. issue            a login by hand, where no login flow does it
+///   4. grants list, grants show, credentials list    what there is, and how it fares
+///   5. grants revoke    what must end
+///
+/// No command prints a token or a key, but for `issue` and `keys generate`, which
+/// make them. Exit status: 0 done, 1 nothing found or failed, 2 asked the wrong way.
+#[derive(Parser)]
+#[command(version, verbatim_doc_comment, after_long_help = EXAMPLE)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Migrate(migrate::Migrate),
+    Issue(Box<issue::Issue>),
+    Grants(grants::Grants),
+    Credentials(credentials::Credentials),
+    Keys(keys::Keys),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Revoke(grants::RevokeOne),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Migrate(migrate) => migrate.run().await,
+        Command::Issue(issue) => issue.run().await,
+        Command::Grants(grants) => grants.run().await,
+        Command::Credentials(credentials) => credentials.run().await,
+        Command::Keys(keys) => keys.run(),
+        Command::Completions(completions) => completions.run::<Cli>(),
+        Command::Revoke(revoke) => revoke.run().await,
+    };
+    done.unwrap_or_else(|error| fail(&*error))
+}
+
+type Outcome = Result<ExitCode, Box<dyn Error>>;
+
+fn fail(error: &(dyn Error + 'static)) -> ExitCode {
+    // Whoever reads has seen enough, as `head` has.
+    if (error.downcast_ref::<io::Error>()).is_some_and(|it| it.kind() == ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    let causes = std::iter::successors(error.source(), |error| (*error).source());
+    let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    output::warn(&text);
+    if error.is::<Invalid>() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+const EXAMPLE: &str = "\
+Example:
+  export DATABASE_URL=postgres://regrant@db.internal/regrant
+  export REGRANT_KEYS=$(regrant keys generate --id 2026a)   # keep it safe
+  regrant migrate
+  regrant credentials list --state terminal
+
+Environment:
+  DATABASE_URL    the gateway's database; a direct connection for `migrate`
+  REGRANT_KEYS    the gateway's keys, for `issue` and `grants revoke`
+Give both by the environment: `ps` shows what is on the command line.";
