@@ -17,6 +17,7 @@ mod clients;
 mod connection;
 mod credentials;
 mod grants;
+mod orphans;
 mod revocations;
 mod rows;
 mod upkeep;
