@@ -15,6 +15,7 @@
 //!    stored (`issue`), and brings its own if it is gone.
 //! 6. Registered clients stay: a registration outlives its grants.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -23,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::disconnect::notice;
+use crate::refresh::lease::claim_of;
 use crate::regrant::Regrant;
 use crate::revocation;
 use crate::settings::Lifetimes;
@@ -154,7 +156,8 @@ impl Over {
     fn by(core: &Core) -> Self {
         let (now, deadlines) = (core.clock.now(), core.deadlines());
         let tombstones = core.retention.tombstones;
-        let before = |time| now.checked_sub(time).unwrap_or(LONG_AGO).max(LONG_AGO) + INSTANT;
+        let earliest = LONG_AGO + INSTANT;
+        let before = |time| now.checked_sub(time).unwrap_or(earliest).max(earliest);
         let outlived = |lifetime: Duration| before(tombstones.saturating_add(lifetime));
         // Nobody has said for how long direct grants live: they stay.
         let direct = if deadlines.direct.is_zero() {
@@ -222,13 +225,13 @@ impl Pass<'_> {
         loop {
             let (begun, upkeep) = (Instant::now(), self.core.store.upkeep());
             let page = upkeep.credentials(filter.clone(), after, PAGE).await?;
-            let mut notices = Vec::new();
-            for row in page.rows.iter().filter(|row| !row.linked) {
-                if upkeep.is_referred_to(row.id).await? {
-                    continue;
-                }
+            let rows: Vec<_> = page.rows.iter().filter(|row| !row.linked).collect();
+            let ids = rows.iter().map(|row| row.id).collect();
+            let known: HashSet<_> = upkeep.referred_to(ids).await?.into_iter().collect();
+            let (mut notices, mut ended) = (Vec::new(), Vec::new());
+            for row in rows.into_iter().filter(|row| !known.contains(&row.id)) {
                 if row.terminal.is_some() {
-                    self.delete(row).await?;
+                    ended.push(claim_of(row));
                 } else if self.core.has_provider(&row.provider) {
                     let notice = farewell(self.core, row)?;
                     notices.push(notice.id);
@@ -236,6 +239,11 @@ impl Pass<'_> {
                     self.report.ended += 1;
                 }
             }
+            // Whoever put other tokens there since it was read has its generation
+            // and its fence go up.
+            let deleted = upkeep.delete_credentials(ended).await?;
+            telemetry::count_swept(Kind::Credential, deleted);
+            self.report.credentials += deleted;
             let took = begun.elapsed();
             revocation::take_on(self.core, &notices).await;
             after = page.next;
@@ -244,18 +252,6 @@ impl Pass<'_> {
             }
             tokio::time::sleep(took).await;
         }
-    }
-
-    /// Whoever put other tokens there since it was read has its generation or
-    /// its fence go up.
-    async fn delete(&mut self, row: &Credential) -> Result<(), StoreError> {
-        let upkeep = self.core.store.upkeep();
-        let deleted = upkeep.delete_credential(row.id, row.generation, row.fence);
-        if deleted.await? {
-            telemetry::count_swept(Kind::Credential, 1);
-            self.report.credentials += 1;
-        }
-        Ok(())
     }
 }
 

@@ -7,8 +7,10 @@
 use std::time::Duration;
 use std::time::SystemTime;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
+use super::Claim;
 use super::Credential;
 use super::Grant;
 use super::StoreError;
@@ -92,6 +94,45 @@ pub trait Upkeep: Send + Sync {
         generation: u64,
         fence: u64,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Those of these credentials that [are referred
+    /// to](Self::is_referred_to); others may be among them. The default asks one
+    /// by one.
+    fn referred_to(
+        &self,
+        ids: Vec<CredentialId>,
+    ) -> BoxFuture<'_, Result<Vec<CredentialId>, StoreError>> {
+        async move {
+            let mut found = Vec::new();
+            for id in ids {
+                if self.is_referred_to(id).await? {
+                    found.push(id);
+                }
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    /// [Deletes](Self::delete_credential) those of these credentials that are at
+    /// this generation and fence. How many it were; one that somebody is at may
+    /// be left for the next time. The default deletes one by one.
+    fn delete_credentials(&self, ended: Vec<Claim>) -> BoxFuture<'_, Result<u64, StoreError>> {
+        async move {
+            let mut deleted = 0;
+            for Claim {
+                id,
+                generation,
+                fence,
+            } in ended
+            {
+                let is_gone = self.delete_credential(id, generation, fence).await?;
+                deleted += u64::from(is_gone);
+            }
+            Ok(deleted)
+        }
+        .boxed()
+    }
 }
 
 /// A page of rows.

@@ -80,6 +80,7 @@ pub async fn check(store: Arc<dyn Store>) {
     upkeep::what_has_outlived_everything_is_swept_and_nothing_else(&*store).await;
     upkeep::codes_are_swept_when_they_have_expired(&*store).await;
     upkeep::a_credential_goes_once_it_has_ended_and_nobody_names_it(&*store).await;
+    upkeep::credentials_are_asked_for_and_deleted_many_at_once(&*store).await;
     what_is_not_there_is_not_made_up(&*store).await;
 }
 

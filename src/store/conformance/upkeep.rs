@@ -12,6 +12,7 @@ use crate::id::CredentialId;
 use crate::id::GrantId;
 use crate::store::Claim;
 use crate::store::Code;
+use crate::store::Credential;
 use crate::store::CredentialFilter;
 use crate::store::Deadlines;
 use crate::store::DirectToken;
@@ -268,6 +269,70 @@ pub(super) async fn a_credential_goes_once_it_has_ended_and_nobody_names_it(stor
         }
         assert!(upkeep.is_referred_to(named.id).await.unwrap(), "{position}");
     }
+}
+
+pub(super) async fn credentials_are_asked_for_and_deleted_many_at_once(store: &dyn Store) {
+    let upkeep = store.upkeep();
+    let mut named = Vec::new();
+    for position in 0..3 {
+        let held = held("provider");
+        named.push(held.id);
+        if position == 2 {
+            let mut code = code(grant().created_at);
+            code.credentials.push(held);
+            store.insert_code(code).await.unwrap();
+        } else {
+            let mut grant = grant();
+            grant.credentials.insert(position, held);
+            store.insert_grant(grant).await.unwrap();
+        }
+    }
+    let nobodys = CredentialId::random().unwrap();
+    let all = [&named[..], &[nobodys]].concat();
+    let found = upkeep.referred_to(all).await.unwrap();
+    assert!(named.iter().all(|id| found.contains(id)));
+    assert!(!found.contains(&nobodys));
+    assert!(upkeep.referred_to(Vec::new()).await.unwrap().is_empty());
+
+    let row = |terminal: Option<&str>, linked| {
+        let terminal = terminal.map(str::to_owned);
+        Credential {
+            terminal,
+            linked,
+            ..credential()
+        }
+    };
+    let over = Some("invalid_grant");
+    let rows = [
+        ("first", true, row(over, false), (0, 0)),
+        ("second", true, row(over, false), (0, 0)),
+        ("somebody was there", false, row(over, false), (0, 1)),
+        (
+            "it is at another generation",
+            false,
+            row(over, false),
+            (1, 0),
+        ),
+        ("it lives", false, row(None, false), (0, 0)),
+        ("it is its user's", false, row(over, true), (0, 0)),
+    ];
+    let mut claims = Vec::new();
+    for (_name, _goes, row, (generation, fence)) in &rows {
+        store.insert_credential(row.clone()).await.unwrap();
+        let (id, generation, fence) = (row.id, *generation, *fence);
+        claims.push(Claim {
+            id,
+            generation,
+            fence,
+        });
+    }
+    assert_eq!(upkeep.delete_credentials(claims.clone()).await.unwrap(), 2);
+    for (name, goes, row, _) in rows {
+        let read = store.credential(row.id).await.unwrap();
+        assert_eq!(read.is_none(), goes, "{name}");
+    }
+    assert_eq!(upkeep.delete_credentials(claims).await.unwrap(), 0);
+    assert_eq!(upkeep.delete_credentials(Vec::new()).await.unwrap(), 0);
 }
 
 /// Grants of long ago, by what keeps them, and whether they are to go.

@@ -47,6 +47,7 @@ mod hosts;
 mod listen;
 mod migrate;
 mod notify;
+mod orphans;
 mod readers;
 mod revocations;
 mod rows;

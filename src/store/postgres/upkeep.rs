@@ -15,6 +15,7 @@ use tokio_postgres::types::Type;
 
 use super::PostgresStore;
 use super::connection::Connections;
+use super::orphans;
 use super::rows;
 use super::rows::Uuid;
 use super::rows::get;
@@ -22,6 +23,7 @@ use super::rows::to_bigint;
 use super::rows::to_integer;
 use crate::id::CredentialId;
 use crate::id::GrantId;
+use crate::store::Claim;
 use crate::store::Credential;
 use crate::store::CredentialFilter;
 use crate::store::Deadlines;
@@ -118,7 +120,7 @@ impl Upkeep for PostgresStore {
     }
 
     fn is_referred_to(&self, id: CredentialId) -> BoxFuture<'_, Result<bool, StoreError>> {
-        is_referred_to(&self.connections, id).boxed()
+        orphans::is_referred_to(&self.connections, id).boxed()
     }
 
     fn delete_credential(
@@ -127,7 +129,18 @@ impl Upkeep for PostgresStore {
         generation: u64,
         fence: u64,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        delete_credential(&self.connections, id, generation, fence).boxed()
+        orphans::delete_credential(&self.connections, id, generation, fence).boxed()
+    }
+
+    fn referred_to(
+        &self,
+        ids: Vec<CredentialId>,
+    ) -> BoxFuture<'_, Result<Vec<CredentialId>, StoreError>> {
+        orphans::referred_to(&self.connections, ids).boxed()
+    }
+
+    fn delete_credentials(&self, ended: Vec<Claim>) -> BoxFuture<'_, Result<u64, StoreError>> {
+        orphans::delete_credentials(&self.connections, ended).boxed()
     }
 }
 
@@ -337,45 +350,6 @@ async fn sweep_codes(
     let after = after.map(|id| *id.as_bytes());
     let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&expired_before, Type::TIMESTAMPTZ)];
     swept(&page(connections, &sql, after, limit, &parameters).await?)
-}
-
-/// On a sharded database every shard is asked.
-async fn is_referred_to(connections: &Connections, id: CredentialId) -> Result<bool, StoreError> {
-    let known = connections
-        .row(
-            "SELECT id FROM grants WHERE credential_id = $1
-             UNION ALL
-             SELECT id FROM grants
-             WHERE further_credentials <> '{}' AND further_credentials @> ARRAY[$1]
-             UNION ALL
-             SELECT id FROM codes WHERE credentials @> ARRAY[$1]
-             LIMIT 1",
-            &[(&Uuid(*id.as_bytes()), Type::UUID)],
-        )
-        .await?;
-    Ok(known.is_some())
-}
-
-async fn delete_credential(
-    connections: &Connections,
-    id: CredentialId,
-    generation: u64,
-    fence: u64,
-) -> Result<bool, StoreError> {
-    let deleted = connections
-        .row(
-            "DELETE FROM credentials
-             WHERE id = $1 AND generation = $2 AND fence = $3
-                 AND terminal IS NOT NULL AND NOT linked
-             RETURNING id",
-            &[
-                (&Uuid(*id.as_bytes()), Type::UUID),
-                (&to_bigint(generation)?, Type::INT8),
-                (&to_bigint(fence)?, Type::INT8),
-            ],
-        )
-        .await?;
-    Ok(deleted.is_some())
 }
 
 /// Rows of a page, and after which one the next begins.
