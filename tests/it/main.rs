@@ -18,6 +18,7 @@ mod basic;
 mod browsers;
 mod clients;
 mod codes;
+mod connections;
 mod crowd;
 mod database_trouble;
 mod dependencies;

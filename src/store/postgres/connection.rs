@@ -197,6 +197,7 @@ impl Connections {
         let deadline = started + self.budget;
         let mut pause = FIRST_PAUSE;
         let mut attempts = 1;
+        let mut before = None;
         let answer = loop {
             let answer = match way {
                 Way::Alone => self.exclusively(deadline, statement).await,
@@ -208,7 +209,15 @@ impl Connections {
             };
             telemetry::count_store_trouble(trouble);
             let wait = self.jitter.spread(pause);
-            if error.kind() != StoreErrorKind::Unavailable || Instant::now() + wait >= deadline {
+            if error.kind() != StoreErrorKind::Unavailable {
+                break Err(error);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                // That the time is over says less than what used it up.
+                break Err(before.unwrap_or(error));
+            }
+            if now + wait >= deadline {
                 break Err(error);
             }
             tracing::debug!(
@@ -218,6 +227,7 @@ impl Connections {
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             attempts += 1;
+            before = Some(error);
         };
         telemetry::store_took(statement.sql.starts_with("SELECT"), started.elapsed());
         answer

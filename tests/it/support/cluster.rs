@@ -20,6 +20,7 @@ pub(crate) struct Cluster {
     pub(crate) url: String,
     bin: PathBuf,
     pub(crate) directory: PathBuf,
+    pub(crate) port: u16,
     watchdog: Child,
 }
 
@@ -35,6 +36,20 @@ pub(crate) enum Stop {
 impl Cluster {
     /// With these settings besides, such as `max_connections=20`.
     pub(crate) async fn start(settings: &[&str]) -> Self {
+        Self::start_at(DEFAULT_PORT, settings).await
+    }
+
+    /// One that listens at `port` of this machine too.
+    pub(crate) async fn start_on_tcp(settings: &[&str]) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut all = vec!["listen_addresses='127.0.0.1'"];
+        all.extend(settings);
+        Self::start_at(port, &all).await
+    }
+
+    async fn start_at(port: u16, settings: &[&str]) -> Self {
         let bin = programs();
         let directory = directory();
         let mut initdb = server_program(&bin, "initdb");
@@ -46,6 +61,7 @@ impl Cluster {
             .open(directory.join("data/postgresql.conf"))
             .unwrap();
         writeln!(conf, "unix_socket_directories = '{}'", directory.display()).unwrap();
+        writeln!(conf, "port = {port}").unwrap();
         // A crash of the server loses nothing: what a commit says is with the
         // operating system. Only that one must not crash.
         for setting in [
@@ -61,7 +77,8 @@ impl Cluster {
         }
         let socket = directory.display().to_string().replace('/', "%2F");
         let cluster = Self {
-            url: format!("postgres://regrant@{socket}/postgres"),
+            url: format!("postgres://regrant@{socket}:{port}/postgres"),
+            port,
             watchdog: watchdog(&bin, &directory),
             bin,
             directory,
@@ -107,6 +124,15 @@ impl Cluster {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
+    }
+
+    /// Makes a file the server's own, as it wants its keys.
+    pub(crate) fn hand_over(file: &Path) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if is_root() {
+            std::os::unix::fs::chown(file, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
     }
 
     fn control(&self, arguments: &[&str]) -> bool {
@@ -204,6 +230,7 @@ fn programs() -> PathBuf {
         .expect("no PostgreSQL server programs: set PG_BIN to where initdb and pg_ctl are")
 }
 
+const DEFAULT_PORT: u16 = 5432;
 const NOBODY: u32 = 65_534;
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);

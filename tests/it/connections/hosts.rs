@@ -1,0 +1,179 @@
+//! Several hosts, of which some hang.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use regrant::store::Store as _;
+use regrant::store::StoreErrorKind;
+use regrant::store::postgres::PostgresStore;
+
+use super::Front;
+use super::Manner;
+use super::url;
+use crate::support::Lab;
+use crate::support::database::Database;
+
+#[tokio::test]
+async fn the_second_host_is_used_when_the_first_accepts_and_says_nothing_or_hangs_up() {
+    let database = Database::create().await;
+    let _migrated = database.store().await;
+    for manner in [Manner::Frozen, Manner::Resets] {
+        let (bad, good) = (
+            Front::before(&database, manner).await,
+            Front::before(&database, Manner::Works).await,
+        );
+        let store = PostgresStore::connect(&url(&database, &[&bad, &good])).unwrap();
+
+        store.keys().await.unwrap();
+        assert_eq!((bad.accepted(), good.accepted()), (1, 1), "{manner:?}");
+        // More connections: all to the host that was good.
+        for keys in join_all((0..16).map(|_| store.keys())).await {
+            keys.unwrap();
+        }
+        let id = regrant::GrantId::random().unwrap();
+        assert!(store.grant(id).await.unwrap().is_none());
+
+        assert_eq!(bad.accepted(), 1, "the last good host comes first");
+        assert!(good.accepted() > 8, "{}", good.accepted());
+    }
+}
+
+#[tokio::test]
+async fn both_forms_of_a_connection_string_name_several_hosts() {
+    let database = Database::create().await;
+    let _migrated = database.store().await;
+    let (bad, good) = (
+        Front::before(&database, Manner::Resets).await,
+        Front::before(&database, Manner::Works).await,
+    );
+    let (_, name) = database.url.rsplit_once('/').unwrap();
+    let port = |front: &Front| front.address.rsplit_once(':').unwrap().1.to_owned();
+    let (first, second) = (port(&bad), port(&good));
+    let pairs = format!(
+        "host=127.0.0.1,127.0.0.1 port={first},{second} user=regrant dbname={name} \
+         target_session_attrs=read-write sslmode=disable"
+    );
+
+    PostgresStore::connect(&pairs)
+        .unwrap()
+        .keys()
+        .await
+        .unwrap();
+
+    assert_eq!((bad.accepted(), good.accepted()), (1, 1));
+}
+
+#[tokio::test]
+async fn callers_that_wait_for_less_than_a_handshake_reach_the_second_host_too() {
+    let database = Database::create().await;
+    let _migrated = database.store().await;
+    let (bad, good) = (
+        Front::before(&database, Manner::Frozen).await,
+        Front::before(&database, Manner::Works).await,
+    );
+    let store = PostgresStore::connect(&url(&database, &[&bad, &good])).unwrap();
+    let store = store.budget(Duration::from_millis(500));
+
+    let first = store.keys().await.unwrap_err();
+    let second = store.keys().await;
+
+    assert_eq!(first.kind(), StoreErrorKind::Unavailable);
+    assert!(second.is_ok(), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_freezes_in_the_middle_of_traffic_is_left_by_everybody() {
+    let lab = Lab::start().await;
+    let database = Database::create().await;
+    let _migrated = database.store().await;
+    let (first, second) = (
+        Front::before(&database, Manner::Works).await,
+        Front::before(&database, Manner::Works).await,
+    );
+    let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let id = lab.issue(&regrant).await.grant_id;
+    // A pool full of idle connections to the first.
+    for keys in join_all((0..16).map(|_| store.keys())).await {
+        keys.unwrap();
+    }
+    assert!(first.accepted() >= 16);
+    assert_eq!(second.accepted(), 0);
+
+    first.becomes(Manner::Frozen);
+    // One caller: it would wait for one of the idle ones after the other.
+    store.keys().await.unwrap();
+    for read in join_all((0..50).map(|_| store.grant(id))).await {
+        assert!(read.unwrap().is_some());
+    }
+    let tried = first.accepted();
+    for keys in join_all((0..16).map(|_| store.keys())).await {
+        keys.unwrap();
+    }
+
+    assert_eq!(first.accepted(), tried, "nobody asks it any more");
+    assert!(second.accepted() > 8, "{}", second.accepted());
+}
+
+#[tokio::test]
+async fn reads_under_way_on_a_host_that_freezes_all_succeed_on_the_other() {
+    let lab = Lab::start().await;
+    let database = Database::create().await;
+    let _migrated = database.store().await;
+    let (first, second) = (
+        Front::before(&database, Manner::Works).await,
+        Front::before(&database, Manner::Works).await,
+    );
+    let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let id = lab.issue(&regrant).await.grant_id;
+    for _ in 0..2 {
+        assert!(store.grant(id).await.unwrap().is_some());
+    }
+
+    first.becomes(Manner::Frozen);
+    for read in join_all((0..200).map(|_| store.grant(id))).await {
+        assert!(read.unwrap().is_some());
+    }
+
+    assert_eq!(
+        second.accepted(),
+        2,
+        "one connection for each that was lost"
+    );
+}
+
+#[tokio::test]
+async fn what_no_host_answers_names_the_last_one_and_no_password() {
+    let database = Database::create().await;
+    let (frozen, resets) = (
+        Front::before(&database, Manner::Frozen).await,
+        Front::before(&database, Manner::Resets).await,
+    );
+    let hosts = format!("{},{}", resets.address, frozen.address);
+    let url = format!("postgres://regrant:canary@{hosts}/none");
+    let store = PostgresStore::connect(&url).unwrap();
+
+    let error = store
+        .budget(Duration::from_secs(2))
+        .keys()
+        .await
+        .unwrap_err();
+
+    let said = chain(&error);
+    assert!(
+        said.contains(&frozen.address) || said.contains(&resets.address),
+        "{said}"
+    );
+    assert!(!format!("{said} {error:?}").contains("canary"));
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        said = format!("{said}: {source}");
+        next = source.source();
+    }
+    said
+}
