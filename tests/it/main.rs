@@ -32,6 +32,7 @@ mod github_app;
 mod handlers;
 mod histories;
 mod introspection;
+mod keys;
 mod laboratory;
 mod layer;
 mod logins;
