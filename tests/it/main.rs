@@ -34,6 +34,7 @@ mod handlers;
 mod histories;
 mod introspection;
 mod invalidation;
+mod keys;
 mod laboratory;
 mod layer;
 mod logins;
