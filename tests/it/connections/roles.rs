@@ -92,6 +92,8 @@ async fn a_primary_that_becomes_a_standby_is_left_and_writes_succeed_on_the_othe
     let key = |id: &str| regrant::store::KeyRecord {
         id: id.to_owned(),
         check_value: [7; 32],
+        registered_at: None,
+        retired_at: None,
     };
     let writes = (0..8).map(|n| store.register_key(key(&n.to_string())));
     for written in join_all(writes).await {

@@ -86,6 +86,8 @@ pub(crate) fn rotation(grant: &regrant::store::Grant) -> Rotation {
         id: grant.id,
         generation: grant.generation,
         presented_hash: grant.refresh_hash,
+        replaced_hash: grant.refresh_hash,
+        unless_used: false,
         refresh_hash: grant.salt.map(|_| fastrand::u8(..)),
         key_id: grant.key_id.clone(),
         at,
