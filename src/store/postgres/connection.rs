@@ -267,7 +267,7 @@ impl Connections {
             return Err(Failure::unconnected(StoreTrouble::Broken, fmt::Error));
         };
 
-        let limit = deadline.min(Instant::now() + ATTEMPT);
+        let (limit, is_fair) = self.limit(deadline);
         let query = self.query(connection, statement);
         let failure = match tokio::time::timeout_at(limit, query).await {
             Ok(Ok(rows)) => {
@@ -275,7 +275,7 @@ impl Connections {
                 return Ok(rows);
             }
             Ok(Err(error)) => Failure::of(error, self.is_prepared),
-            Err(elapsed) => Failure::timed_out(elapsed),
+            Err(elapsed) => Failure::timed_out(elapsed, is_fair),
         };
         match failure.connection {
             Connection::Keep => guard.done(),
@@ -296,7 +296,7 @@ impl Connections {
             .await
             .map_err(|elapsed| Failure::unconnected(StoreTrouble::Connect, elapsed))??;
 
-        let limit = deadline.min(Instant::now() + ATTEMPT);
+        let (limit, is_fair) = self.limit(deadline);
         // Cancellation: the answer to a read that nobody waits for is dropped
         // when it comes; the others are not disturbed.
         let query = self.query(&reader.client, statement);
@@ -305,7 +305,12 @@ impl Connections {
             Ok(Some(Ok(rows))) => return Ok(rows),
             Ok(Some(Err(error))) => Failure::of(error, self.is_prepared),
             Ok(None) => return Err(Failure::unconnected(StoreTrouble::Broken, Given)),
-            Err(elapsed) => Failure::timed_out(elapsed),
+            // What little was left of this caller's budget is no reason to
+            // disturb the others.
+            Err(elapsed) if !is_fair => {
+                return Err(Failure::unconnected(StoreTrouble::Timeout, elapsed));
+            }
+            Err(elapsed) => Failure::timed_out(elapsed, true),
         };
         match failure.connection {
             Connection::Keep => {}
@@ -331,6 +336,14 @@ impl Connections {
         let values: Vec<_> = parameters.iter().map(|(value, _)| *value).collect();
         let prepared = client.prepare_typed_cached(sql, &types).await?;
         client.query(&prepared, &values).await
+    }
+
+    /// Until when an attempt may take, and whether that is time enough to tell
+    /// whether the host answers.
+    fn limit(&self, deadline: Instant) -> (Instant, bool) {
+        let now = Instant::now();
+        let limit = deadline.min(now + ATTEMPT);
+        (limit, limit - now >= ATTEMPT.min(self.budget / 2))
     }
 
     async fn check_out(&self, deadline: Instant) -> Result<Object, Failure> {

@@ -42,12 +42,17 @@ impl Failure {
         }
     }
 
-    /// The server said nothing in time.
-    pub(super) fn timed_out(error: impl Into<BoxError>) -> Self {
+    /// The server said nothing in time. What little was left of a budget is no
+    /// fair time, and says nothing of the host.
+    pub(super) fn timed_out(error: impl Into<BoxError>, was_fair: bool) -> Self {
         Self {
             error: StoreError::new(StoreErrorKind::Unavailable, error),
             trouble: StoreTrouble::Timeout,
-            connection: Connection::Lose,
+            connection: if was_fair {
+                Connection::Lose
+            } else {
+                Connection::Discard
+            },
         }
     }
 }

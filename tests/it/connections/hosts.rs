@@ -3,18 +3,23 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use metrics_util::debugging::DebuggingRecorder;
 use regrant::store::Store as _;
 use regrant::store::StoreErrorKind;
 use regrant::store::postgres::PostgresStore;
 
 use super::Front;
 use super::Manner;
+use super::retries::Counted;
 use super::url;
 use crate::support::Lab;
 use crate::support::database::Database;
 
 #[tokio::test]
 async fn the_second_host_is_used_when_the_first_accepts_and_says_nothing_or_hangs_up() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = recorder.snapshotter();
+    let _recording = metrics::set_default_local_recorder(&recorder);
     let database = Database::create().await;
     let _migrated = database.store().await;
     for manner in [Manner::Frozen, Manner::Resets] {
@@ -36,6 +41,8 @@ async fn the_second_host_is_used_when_the_first_accepts_and_says_nothing_or_hang
         assert_eq!(bad.accepted(), 1, "the last good host comes first");
         assert!(good.accepted() > 8, "{}", good.accepted());
     }
+    let failed = Counted::by(&metrics).all("regrant_store_errors_total");
+    assert_eq!(failed, 0, "each within the attempt that met the bad one");
 }
 
 #[tokio::test]
@@ -141,6 +148,41 @@ async fn reads_under_way_on_a_host_that_freezes_all_succeed_on_the_other() {
         2,
         "one connection for each that was lost"
     );
+}
+
+#[tokio::test]
+async fn the_first_read_to_time_out_lets_all_others_on_its_connection_try_another() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = recorder.snapshotter();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let lab = Lab::start().await;
+    let database = Database::create().await;
+    let _migrated = database.store().await;
+    let (first, second) = (
+        Front::before(&database, Manner::Works).await,
+        Front::before(&database, Manner::Works).await,
+    );
+    let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let id = lab.issue(&regrant).await.grant_id;
+    for _ in 0..2 {
+        assert!(store.grant(id).await.unwrap().is_some());
+    }
+    let impatient = store.clone().budget(Duration::from_secs(1));
+
+    first.becomes(Manner::Frozen);
+    // One for each of the two connections.
+    let given_up = join_all((0..2).map(|_| impatient.grant(id)));
+    let patient = join_all((0..100).map(|_| store.grant(id)));
+    let (given_up, patient) = tokio::join!(given_up, patient);
+
+    assert!(given_up.iter().all(Result::is_err));
+    for read in patient {
+        assert!(read.unwrap().is_some());
+    }
+    let counted = Counted::by(&metrics);
+    let errors = |kind| counted.counter("regrant_store_errors_total", kind);
+    assert_eq!((errors("timeout"), errors("broken")), (2, 100));
 }
 
 #[tokio::test]

@@ -15,10 +15,10 @@ use crate::support::Lab;
 use crate::support::database::Database;
 
 /// What was counted up to now; reading it takes it away.
-struct Counted(Vec<(String, Vec<String>, DebugValue)>);
+pub(super) struct Counted(Vec<(String, Vec<String>, DebugValue)>);
 
 impl Counted {
-    fn by(metrics: &Snapshotter) -> Self {
+    pub(super) fn by(metrics: &Snapshotter) -> Self {
         let all = metrics.snapshot().into_vec().into_iter();
         let counted = all.map(|(key, _, _, value)| {
             let key = key.key();
@@ -36,7 +36,15 @@ impl Counted {
         &found.unwrap_or_else(|| panic!("no {name} {label}")).2
     }
 
-    fn counter(&self, name: &str, label: &str) -> u64 {
+    /// How many kinds of it were counted.
+    pub(super) fn all(&self, name: &str) -> usize {
+        self.0
+            .iter()
+            .filter(|(its_name, ..)| its_name == name)
+            .count()
+    }
+
+    pub(super) fn counter(&self, name: &str, label: &str) -> u64 {
         match self.find(name, label) {
             DebugValue::Counter(count) => *count,
             other => panic!("{name}: {other:?}"),
