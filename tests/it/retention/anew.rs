@@ -55,7 +55,8 @@ async fn what_was_noted_of_the_old_one_does_not_hold_of_the_new_one() {
     let flaky = FlakyStore::over(store.clone());
     let builder = lab.builder(flaky.clone()).lifetimes(long());
     let remembering = builder.start().await.unwrap();
-    let other = lab.builder(store.clone()).start().await.unwrap();
+    let builder = lab.builder(store.clone()).lifetimes(long());
+    let other = builder.start().await.unwrap();
     let old = lab.issue(&remembering).await;
     use_for(&lab, &remembering, old.access_token.expose(), 0).await;
     // The provider ends its generation 0, which the store hears later.
