@@ -67,6 +67,29 @@ async fn no_command_prints_a_token_a_key_a_salt_a_hash_or_the_password_of_the_da
     canaries.extend([hex(access), hex(refresh)]);
 
     let broken = url.replacen(&database_name(&database), "there_is_none", 1);
+    let commands = [
+        &["migrate", "--check"][..],
+        &["migrate"],
+        &["migrate", "--citus"],
+        &["grants", "list"],
+        &["grants", "list", "--json"],
+        &["grants", "show", id],
+        &["grants", "show", id, "--json"],
+        &["credentials", "list"],
+        &["credentials", "list", "--json"],
+        &["grants", "revoke", "--subject", "ada"],
+        &["grants", "revoke", id],
+        &["grants", "revoke", "--subject", "ada", "--yes"],
+        &["revoke", "--grant", id],
+        &["grants", "revoke", "--help"],
+        &["keys", "status"],
+        &["keys", "rotate"],
+        &["keys", "rotate", "--json"],
+        &["sweep"],
+        &["health"],
+        &["health", "--json"],
+        &["completions", "bash"],
+    ];
     let mut said = 0;
     for (variables, stage) in [
         (vec![variables[0], variables[1]], "as it is"),
@@ -80,26 +103,10 @@ async fn no_command_prints_a_token_a_key_a_salt_a_hash_or_the_password_of_the_da
             "no key",
         ),
     ] {
-        let mut runs = Vec::new();
-        for arguments in [
-            &["migrate", "--check"][..],
-            &["migrate"],
-            &["migrate", "--citus"],
-            &["grants", "list"],
-            &["grants", "list", "--json"],
-            &["grants", "show", id],
-            &["grants", "show", id, "--json"],
-            &["credentials", "list"],
-            &["credentials", "list", "--json"],
-            &["grants", "revoke", "--subject", "ada"],
-            &["grants", "revoke", id],
-            &["grants", "revoke", "--subject", "ada", "--yes"],
-            &["revoke", "--grant", id],
-            &["grants", "revoke", "--help"],
-            &["completions", "bash"],
-        ] {
-            runs.push(async {
-                let output = regrant(arguments, &variables, "").await;
+        let (variables, mut runs) = (&variables, Vec::new());
+        for arguments in &commands {
+            runs.push(async move {
+                let output = regrant(arguments, variables, "").await;
                 let text = [output.stdout, output.stderr].concat();
                 (arguments, String::from_utf8(text).unwrap())
             });
