@@ -71,6 +71,10 @@ mod sync;
 mod telemetry;
 mod token;
 
+#[cfg(doc)]
+#[doc = include_str!("deployment.md")]
+pub mod deployment {}
+
 pub use self::client::Client;
 pub use self::endpoint::Endpoints;
 pub use self::grant::GrantContext;

@@ -15,6 +15,7 @@ use regrant::provider::RevocationRequest;
 use regrant::provider::TokenResponse;
 use regrant::seal::Keyring;
 use regrant::settings::Lifetimes;
+use regrant::settings::Retention;
 use regrant::store::Deadlines;
 use regrant::store::postgres::PostgresStore;
 
@@ -84,7 +85,18 @@ impl Deployment {
     }
 
     pub(crate) async fn regrant(&self, provider: &str) -> Result<Regrant, Box<dyn Error>> {
-        let store = self.store()?;
+        self.regrant_on(self.store()?, provider, Retention::default())
+            .await
+    }
+
+    /// Starts as a gateway does, which checks the keys, and registers the first
+    /// one if it is new.
+    pub(crate) async fn regrant_on(
+        &self,
+        store: PostgresStore,
+        provider: &str,
+        retention: Retention,
+    ) -> Result<Regrant, Box<dyn Error>> {
         let keys = self
             .regrant_keys
             .as_ref()
@@ -102,6 +114,8 @@ impl Deployment {
         let regrant = Regrant::builder("http://localhost", store, keyring)
             .provider(provider, Elsewhere)
             .lifetimes(self.lifetimes.lifetimes())
+            // Nothing but what was asked for.
+            .retention(retention.never_sweep())
             .start()
             .await?;
         Ok(regrant)
@@ -122,7 +136,10 @@ impl LifetimeArgs {
                 (None, Some(kept)) => kept.refresh_absolute,
                 _ => lifetimes.refresh_absolute,
             },
-            direct: kept.map_or(DIRECT, |kept| kept.direct),
+            // Zero: of no gateway with repo grants.
+            direct: (kept.map(|kept| kept.direct))
+                .filter(|direct| !direct.is_zero())
+                .unwrap_or(DIRECT),
             by: match kept {
                 _ if is_set => "settings",
                 Some(_) => "deployment",

@@ -8,11 +8,13 @@ mod completions;
 mod credentials;
 mod deployment;
 mod grants;
+mod health;
 mod issue;
 mod keys;
 mod listing;
 mod migrate;
 mod output;
+mod sweep;
 
 use std::error::Error;
 use std::io;
@@ -34,6 +36,9 @@ use self::deployment::Invalid;
 ///   3. issue            a login by hand, where no login flow does it
 ///   4. grants list, grants show, credentials list    what there is, and how it fares
 ///   5. grants revoke    what must end
+///   6. health           whether a gateway could serve from here
+///   7. keys status, keys rotate    once in a while, a new key
+///   8. sweep            what gateways do by themselves, now
 ///
 /// No command prints a token or a key, but for `issue` and `keys generate`, which
 /// make them. Exit status: 0 done, 1 nothing found or failed, 2 asked the wrong way.
@@ -51,6 +56,8 @@ enum Command {
     Grants(grants::Grants),
     Credentials(credentials::Credentials),
     Keys(keys::Keys),
+    Sweep(sweep::Sweep),
+    Health(health::Health),
     Completions(completions::Completions),
     #[command(hide = true)]
     Revoke(grants::RevokeOne),
@@ -63,7 +70,9 @@ async fn main() -> ExitCode {
         Command::Issue(issue) => issue.run().await,
         Command::Grants(grants) => grants.run().await,
         Command::Credentials(credentials) => credentials.run().await,
-        Command::Keys(keys) => keys.run(),
+        Command::Keys(keys) => keys.run().await,
+        Command::Sweep(sweep) => sweep.run().await,
+        Command::Health(health) => health.run().await,
         Command::Completions(completions) => completions.run::<Cli>(),
         Command::Revoke(revoke) => revoke.run().await,
     };
@@ -77,9 +86,7 @@ fn fail(error: &(dyn Error + 'static)) -> ExitCode {
     if (error.downcast_ref::<io::Error>()).is_some_and(|it| it.kind() == ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    let causes = std::iter::successors(error.source(), |error| (*error).source());
-    let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-    output::warn(&text);
+    output::warn(&output::causes(error));
     if error.is::<Invalid>() {
         ExitCode::from(2)
     } else {
@@ -96,5 +103,5 @@ Example:
 
 Environment:
   DATABASE_URL    the gateway's database; a direct connection for `migrate`
-  REGRANT_KEYS    the gateway's keys, for `issue` and `grants revoke`
+  REGRANT_KEYS    the gateway's keys; listing and showing do without
 Give both by the environment: `ps` shows what is on the command line.";

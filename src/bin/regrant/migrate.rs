@@ -16,9 +16,9 @@ use crate::output;
 /// this command: an older gateway runs on the newer schema, but does not start if it
 /// migrates by itself.
 ///
-/// It never changes or deletes a row, holds no key and needs none. An index that is
-/// built blocks writes to its table for as long as it takes: the documentation's
-/// `deployment` page says which versions that concerns.
+/// It never changes or deletes a row of yours, and needs no key. A migration that
+/// builds an index holds its table for as long as that takes: the page `deployment` of
+/// the documentation says from which versions on that matters.
 ///
 /// Needs a direct connection, not one through a pooler in transaction mode.
 #[derive(Args)]

@@ -1,5 +1,6 @@
 //! What is printed: tables, JSON, times.
 
+use std::error::Error;
 use std::io;
 use std::io::Write as _;
 use std::time::Duration;
@@ -25,6 +26,12 @@ pub(crate) fn json(value: &Value) -> io::Result<()> {
 #[expect(clippy::print_stderr, reason = "a program speaks to its user")]
 pub(crate) fn warn(text: &str) {
     eprintln!("regrant: {}", plain(&text.replace('\n', " ")));
+}
+
+/// An error and everything that it came from.
+pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |error| (*error).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Columns by blanks: easy to read, and to cut by `awk`. Never coloured.

@@ -16,57 +16,7 @@ use crate::support::HOUR;
 #[tokio::test]
 async fn credentials_are_listed_by_their_state_with_what_to_do() {
     let desk = Desk::new().await;
-    let expired = Some(now() - HOUR);
-    let rows = [
-        ("fresh", "-", credential("fresh", "linear")),
-        (
-            "fresh",
-            "-",
-            Credential {
-                expires_at: None,
-                ..credential("unknown", "linear")
-            },
-        ),
-        (
-            "expired",
-            "-",
-            Credential {
-                expires_at: expired,
-                failures: 2,
-                not_before: Some(now() - HOUR),
-                ..credential("expired", "linear")
-            },
-        ),
-        (
-            "backing-off",
-            "again",
-            Credential {
-                expires_at: expired,
-                failures: 3,
-                not_before: Some(now() + HOUR),
-                ..credential("backing-off", "linear")
-            },
-        ),
-        // A refresh that came to something may have a pause after it, too.
-        (
-            "fresh",
-            "-",
-            Credential {
-                not_before: Some(now() + HOUR),
-                ..credential("paused", "linear")
-            },
-        ),
-        (
-            "terminal",
-            LOST_IN_FLIGHT,
-            Credential {
-                terminal: Some(LOST_IN_FLIGHT.to_owned()),
-                unsettled: 1,
-                not_before: Some(now() + HOUR),
-                ..credential("terminal", "linear")
-            },
-        ),
-    ];
+    let rows = rows();
     for (_state, _why, row) in &rows {
         desk.store.insert_credential(row.clone()).await.unwrap();
     }
@@ -145,6 +95,61 @@ async fn credentials_are_listed_by_their_state_with_what_to_do() {
         "--json",
     ];
     assert_eq!(subjects(&desk.json(&arguments).await).len(), 2);
+}
+
+/// Their states, the first word of why, and the rows.
+fn rows() -> [(&'static str, &'static str, Credential); 6] {
+    let expired = Some(now() - HOUR);
+    [
+        ("fresh", "-", credential("fresh", "linear")),
+        (
+            "fresh",
+            "-",
+            Credential {
+                expires_at: None,
+                ..credential("unknown", "linear")
+            },
+        ),
+        (
+            "expired",
+            "-",
+            Credential {
+                expires_at: expired,
+                failures: 2,
+                not_before: Some(now() - HOUR),
+                ..credential("expired", "linear")
+            },
+        ),
+        (
+            "backing-off",
+            "again",
+            Credential {
+                expires_at: expired,
+                failures: 3,
+                not_before: Some(now() + HOUR),
+                ..credential("backing-off", "linear")
+            },
+        ),
+        // A refresh that came to something may have a pause after it, too.
+        (
+            "fresh",
+            "-",
+            Credential {
+                not_before: Some(now() + HOUR),
+                ..credential("paused", "linear")
+            },
+        ),
+        (
+            "terminal",
+            LOST_IN_FLIGHT,
+            Credential {
+                terminal: Some(LOST_IN_FLIGHT.to_owned()),
+                unsettled: 1,
+                not_before: Some(now() + HOUR),
+                ..credential("terminal", "linear")
+            },
+        ),
+    ]
 }
 
 #[tokio::test]

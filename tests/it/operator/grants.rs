@@ -91,16 +91,13 @@ async fn a_list_says_how_to_go_on_until_all_has_been_seen() {
         let last = text.lines().last().unwrap().to_owned();
         let grants = listed["grants"].as_array().unwrap().iter();
         found.extend(grants.map(|grant| grant["id"].as_str().unwrap().to_owned()));
-        match listed["next"].as_str() {
-            Some(next) => {
-                assert_eq!(last, format!("there may be more: --after {next}"));
-                after = Some(next.to_owned());
-            }
-            None => {
-                assert!(!last.contains("--after"), "{last}");
-                assert_eq!(pages, 3);
-                break;
-            }
+        if let Some(next) = listed["next"].as_str() {
+            assert_eq!(last, format!("there may be more: --after {next}"));
+            after = Some(next.to_owned());
+        } else {
+            assert!(!last.contains("--after"), "{last}");
+            assert_eq!(pages, 3);
+            break;
         }
     }
     assert_eq!(found, want.into_iter().collect::<Vec<_>>());

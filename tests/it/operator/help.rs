@@ -16,6 +16,10 @@ async fn every_command_has_help_with_an_example() {
         "grants show",
         "credentials list",
         "keys generate",
+        "keys status",
+        "keys rotate",
+        "sweep",
+        "health",
     ] {
         assert!(seen.iter().any(|it| it == path), "{path}: {seen:?}");
     }

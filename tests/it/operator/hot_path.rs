@@ -44,7 +44,7 @@ fn every_statement_of_the_hot_path_names_its_primary_key() {
                 sql.contains(" WHERE id = $1")
             };
             // A few rows, copied to every worker.
-            let is_copied = sql == "SELECT id, check_value FROM sealing_keys";
+            let is_copied = sql.starts_with("SELECT ") && sql.ends_with(" FROM sealing_keys");
             assert!(is_one_row || is_copied, "{file}: {sql}");
             assert!(
                 !sql.contains(" JOIN ") && !sql.contains("FOR UPDATE"),

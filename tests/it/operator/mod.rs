@@ -3,11 +3,14 @@
 mod citus;
 mod credentials;
 mod grants;
+mod health;
 mod help;
 mod hot_path;
+mod keys;
 mod migrations;
 mod revoking;
 mod silence;
+mod sweeping;
 mod upgrade;
 
 use std::process::Output;

@@ -1,5 +1,8 @@
 //! `regrant keys`
 
+mod rotate;
+mod status;
+
 use std::process::ExitCode;
 
 use base64::Engine as _;
@@ -10,7 +13,14 @@ use clap::Subcommand;
 use crate::Outcome;
 use crate::output;
 
-/// Sealing keys
+/// Make, judge and change sealing keys
+///
+/// Keys change in this order, while the gateways serve:
+///
+///   1. keys generate     a new key; give it to every gateway in second place
+///   2. move it to the first place of `REGRANT_KEYS`, everywhere
+///   3. keys rotate       seals anew what lies under others
+///   4. keys status       until it says `remove it` of the old one; then remove it
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
@@ -26,6 +36,8 @@ pub(crate) struct Keys {
 #[derive(Subcommand)]
 enum Command {
     Generate(Generate),
+    Status(status::Status),
+    Rotate(rotate::Rotate),
 }
 
 /// Print a new random key in the form of `REGRANT_KEYS`
@@ -48,9 +60,11 @@ struct Generate {
 }
 
 impl Keys {
-    pub(crate) fn run(&self) -> Outcome {
+    pub(crate) async fn run(&self) -> Outcome {
         match &self.command {
             Command::Generate(generate) => generate.run(),
+            Command::Status(status) => status.run().await,
+            Command::Rotate(rotate) => rotate.run().await,
         }
     }
 }

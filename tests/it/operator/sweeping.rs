@@ -1,0 +1,57 @@
+//! `regrant sweep`.
+
+use regrant::store::Code;
+use regrant::store::Credential;
+use regrant::store::Grant;
+use regrant::store::Store as _;
+
+use super::DAY;
+use super::Desk;
+use super::credential;
+use super::grant;
+use super::now;
+
+#[tokio::test]
+async fn a_sweep_deletes_what_is_over_and_says_how_much() {
+    let desk = Desk::new().await;
+    let long_ago = now() - 800 * DAY;
+    let living = desk.grant("ada", None, "linear").await;
+    let ended = Credential {
+        terminal: Some("invalid_grant".to_owned()),
+        refreshed_at: long_ago,
+        ..credential("bob", "linear")
+    };
+    let over = Grant {
+        created_at: long_ago,
+        last_used_at: long_ago,
+        access_expires_at: long_ago,
+        ..grant("bob", None, &[&ended])
+    };
+    let code = Code {
+        id: regrant::GrantId::random().unwrap(),
+        hash: [1; 32],
+        challenge: [2; 32],
+        client_id: "agent".to_owned(),
+        confidential: false,
+        redirect_uri: None,
+        subject: "bob".to_owned(),
+        scope: None,
+        resource: None,
+        credentials: over.credentials.clone(),
+        expires_at: long_ago,
+    };
+    desk.store.insert_credential(ended.clone()).await.unwrap();
+    desk.store.insert_grant(over.clone()).await.unwrap();
+    desk.store.insert_code(code).await.unwrap();
+
+    let text = desk.text(&["sweep", "--tombstones", "3153600000"]).await;
+    assert_eq!(text, "deleted: 0 grants, 0 codes, 0 credentials\n");
+    let said = desk.json(&["sweep", "--json"]).await;
+    for table in ["grants", "codes", "credentials"] {
+        assert_eq!(said[table], 1, "{table}: {said}");
+    }
+    assert!(desk.store.grant(over.id).await.unwrap().is_none());
+    assert!(desk.store.grant(living.id).await.unwrap().is_some());
+    let text = desk.text(&["sweep"]).await;
+    assert_eq!(text, "deleted: 0 grants, 0 codes, 0 credentials\n");
+}
