@@ -264,7 +264,7 @@ impl KeyStatus {
             (None, false) => "gone".to_owned(),
             (_, true) if *credentials > 0 => format!("re-seal {credentials} rows"),
             (Some(wait), true) => {
-                let seconds = wait.as_secs() + 1;
+                let seconds = wait.as_millis().div_ceil(1_000);
                 format!("wait {seconds} s: access tokens of it may live")
             }
             (None, true) if self.registered => "remove it".to_owned(),
@@ -451,7 +451,7 @@ mod tests {
         };
         for (status, step, is_removable) in [
             (&old, "re-seal 12 rows", false),
-            (&resealed, "wait 10 s: access tokens", false),
+            (&resealed, "wait 9 s: access tokens", false),
             (&expired, "remove it", true),
             (&sealing, "sealing", false),
             (&new, "ready to be moved", true),

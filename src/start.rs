@@ -216,7 +216,7 @@ impl fmt::Display for StartError {
                      {grants} grants have a pair that was issued under it"
                 )?;
                 if !access_for.is_zero() {
-                    let seconds = access_for.as_secs() + 1;
+                    let seconds = access_for.as_millis().div_ceil(1_000);
                     write!(f, ", access tokens of it may live for {seconds} s")?;
                 }
                 f.write_str(": add it back, in any place but the first")

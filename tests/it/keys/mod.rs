@@ -12,6 +12,8 @@ use std::time::Duration;
 use regrant::Regrant;
 use regrant::RegrantBuilder;
 use regrant::StartError;
+use regrant::clock::Clock as _;
+use regrant::key_rotation::Pace;
 use regrant::seal::Keyring;
 use regrant::settings::Lifetimes;
 use regrant::store::Store;
@@ -33,11 +35,11 @@ async fn replica(lab: &Lab, store: impl Store, ids: &[&str]) -> Regrant {
 /// Rotates to `k2`, and waits until `k1` may go.
 async fn leave_k1(lab: &Lab, store: impl Store + Clone) {
     let both = replica(lab, store, &["k2", "k1"]).await;
-    let done = both.rotate_keys(Default::default(), |_| ()).await.unwrap();
+    let done = both.rotate_keys(Pace::default(), |_| ()).await.unwrap();
     assert_eq!((done.unopened, done.remaining), (0, 0));
     lab.clock.advance(2 * MINUTE);
     let status = both.key_status().await.unwrap();
-    let now = regrant::clock::Clock::now(&lab.clock);
+    let now = lab.clock.now();
     assert!(status.iter().all(|key| key.seals || key.is_removable(now)));
 }
 
@@ -51,17 +53,18 @@ fn keyring(ids: &[&str]) -> Keyring {
     Keyring::parse(&keys.collect::<Vec<_>>().join(",")).unwrap()
 }
 
-/// How many credentials `k1` or another key is said to miss.
+/// Which key is said to be missing, of how many credentials and grants.
 fn missing(error: &StartError) -> (&str, u64, u64) {
-    match error {
-        StartError::KeyMissing {
-            id,
-            credentials,
-            grants,
-            ..
-        } => (id, *credentials, *grants),
-        other => panic!("{other:?}"),
-    }
+    let StartError::KeyMissing {
+        id,
+        credentials,
+        grants,
+        ..
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    (id, *credentials, *grants)
 }
 
 const MINUTE: Duration = Duration::from_secs(60);

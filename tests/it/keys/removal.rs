@@ -3,6 +3,7 @@
 use http::StatusCode;
 use regrant::CodeRequest;
 use regrant::Regrant;
+use regrant::key_rotation::Pace;
 use regrant::settings::RepoGrantPolicy;
 use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
@@ -103,7 +104,7 @@ async fn fm27_a_repo_grant_of_a_removed_key_is_redeemed_and_revoked() {
     let minted = world.mint(&start(&["k1"]).await).await;
     let token = minted.refresh_token.expose();
     let both = start(&["k2", "k1"]).await;
-    both.rotate_keys(Default::default(), |_| ()).await.unwrap();
+    both.rotate_keys(Pace::default(), |_| ()).await.unwrap();
     world.clock.advance(80 * DAY);
     let new = start(&["k2"]).await;
 
@@ -163,6 +164,7 @@ async fn the_predecessor_of_a_removed_key_is_reuse_when_its_time_is_up_and_older
     assert_eq!(next.status, StatusCode::OK, "nothing ended: {next:?}");
     let request = post(&next.text("access_token"), "");
     assert_eq!(send(&lab.gateway(&new), request).await.status, 200);
+    assert!(new.drain(MINUTE).await, "that use is noted");
     lab.clock.advance(3 * MINUTE);
 
     // The row holds this one: it is genuine, and somebody else has it.

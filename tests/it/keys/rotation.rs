@@ -188,7 +188,7 @@ async fn a_row_that_was_sealed_anew_is_revoked_replaced_and_told_of_like_any_oth
     let lab = Lab::start().await;
     let database = Database::create().await;
     let store = database.store().await;
-    let old = replica(&lab, store.clone(), &["k1"]).await;
+    let old = replica(&lab, store.clone(), &["k1", "k2"]).await;
     let (ended, renewed) = (
         old.issue(lab.login_of("ada")).await.unwrap(),
         old.issue(lab.login_of("bob")).await.unwrap(),

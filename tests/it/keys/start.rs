@@ -3,6 +3,7 @@
 use http::StatusCode;
 use regrant::StartError;
 use regrant::clock::Clock as _;
+use regrant::key_rotation::Pace;
 use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
 
@@ -75,7 +76,7 @@ async fn a_start_without_a_key_in_use_is_refused_and_says_by_how_many_rows() {
 
     // Nothing is sealed under it any more, but access tokens of it live.
     let both = replica(&lab, store.clone(), &["k2", "k1"]).await;
-    let done = both.rotate_keys(Default::default(), |_| ()).await.unwrap();
+    let done = both.rotate_keys(Pace::default(), |_| ()).await.unwrap();
     assert_eq!((done.looked_at, done.resealed, done.remaining), (3, 3, 0));
     assert_eq!(missing(&start().await.unwrap_err()), ("k1", 0, 3));
     lab.clock.advance(MINUTE);
@@ -96,7 +97,7 @@ async fn access_tokens_of_pairs_that_were_rotated_meanwhile_are_waited_for() {
     let old = replica(&lab, store.clone(), &["k1"]).await;
     let issued = lab.issue(&old).await;
     let both = replica(&lab, store.clone(), &["k2", "k1"]).await;
-    both.rotate_keys(Default::default(), |_| ()).await.unwrap();
+    both.rotate_keys(Pace::default(), |_| ()).await.unwrap();
     let rotated = refresh(&both, issued.refresh_token.expose()).await;
     assert_eq!(rotated.status, StatusCode::OK);
     let access = || post(issued.access_token.expose(), "");
