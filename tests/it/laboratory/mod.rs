@@ -14,12 +14,17 @@
 
 #![expect(clippy::print_stdout, reason = "figures are part of the result")]
 
+mod asynchronous;
+mod chaos;
 mod deployment;
+mod failover;
 mod faults;
 mod kills;
 mod load;
 mod outage;
 mod replicas;
+mod revocation;
+mod rotations;
 mod traffic;
 
 use tokio::sync::Mutex;
