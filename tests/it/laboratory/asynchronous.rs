@@ -11,6 +11,7 @@ use super::deployment::Deployment;
 use super::deployment::Issued;
 use super::deployment::rotations;
 use super::deployment::stored;
+use super::number;
 use super::revocation::refused;
 use super::revocation::revoke;
 use super::rotations::Rotating;
@@ -37,6 +38,10 @@ async fn a_frozen_primary_takes_along_exactly_what_its_standby_had_not_heard_of(
 }
 
 async fn lose(how: impl FnOnce(&Cluster) -> Option<Frozen>) {
+    if number("LABORATORY_ASYNC").is_none() {
+        println!("not run: LABORATORY_ASYNC is not set");
+        return;
+    }
     let _alone = alone().await;
     let primary = Cluster::start(&[]).await;
     let standby = Standby::of(&primary).await;
@@ -71,7 +76,9 @@ async fn lose(how: impl FnOnce(&Cluster) -> Option<Frozen>) {
     assert_eq!(rotated.rotate().await.unwrap(), 200);
     assert!(deployment.is_served(&gateways[0], &refreshed).await);
     revoke(&deployment, &gateways[0], &revoked).await;
-    assert_eq!(served(&deployment, &gateways, &revoked).await, [false; 3]);
+    for gateway in &gateways[..2] {
+        assert!(!deployment.is_served(gateway, &revoked).await);
+    }
     let new = deployment.issue("new").await;
     assert_eq!(served(&deployment, &gateways, &new).await, [true; 3]);
     let _frozen = how(&primary);
@@ -91,18 +98,20 @@ async fn lose(how: impl FnOnce(&Cluster) -> Option<Frozen>) {
     assert_eq!(rotations(&client, &bystander).await, Some(3));
     assert_eq!(stored(&client, "bystander").await.generation, 1);
 
-    // A rotation: the new access token is good, the new refresh token is not,
-    // and the one before still is, and leads to the same pair.
+    // A rotation: the new pair is refused, and the one before still good. Who
+    // has kept that gets the same pair from it, and then it counts.
     let newest = rotated.grant.clone();
-    assert_eq!(served(&deployment, &gateways, &newest).await, [true; 3]);
+    assert_eq!(served(&deployment, &gateways, &newest).await, [false; 3]);
     for _gateway in &gateways {
         assert_eq!(rotated.rotate().await.unwrap(), 400);
         assert!(rotated.refusal.contains("invalid_grant"));
     }
     assert_eq!(rotations(&client, &newest).await, Some(0));
+    assert_eq!(served(&deployment, &gateways, &before).await, [true; 3]);
     let mut remembered = Rotating::new(&deployment.http, &gateways, &before);
     assert_eq!(remembered.rotate().await.unwrap(), 200);
     assert!(remembered.grant.refresh_token == newest.refresh_token);
+    assert_eq!(served(&deployment, &gateways, &newest).await, [true; 3]);
     assert_eq!(rotated.rotate().await.unwrap(), 200);
 
     // A new grant: nobody knows it.
@@ -111,19 +120,21 @@ async fn lose(how: impl FnOnce(&Cluster) -> Option<Frozen>) {
     assert_eq!(unknown.rotate().await.unwrap(), 400);
     assert!(unknown.refusal.contains("invalid_grant"));
 
-    // A revocation: the grant lives again, but where it was revoked. There
-    // nobody can say so again.
+    // A revocation: the grant lives again wherever nobody had asked for it
+    // since. Who knows of its end takes that for a fact: what such a process is
+    // told again never gets to the store.
     assert_eq!(
         served(&deployment, &gateways, &revoked).await,
-        [false, true, true]
+        [false, false, true]
     );
-    revoke(&deployment, &gateways[0], &revoked).await;
-    assert_eq!(rotations(&client, &revoked).await, Some(0));
-    revoke(&deployment, &gateways[1], &revoked).await;
-    assert_eq!(rotations(&client, &revoked).await, None);
-    for gateway in &gateways {
-        refused(&deployment, gateway, &revoked).await;
+    for gateway in &gateways[..2] {
+        revoke(&deployment, gateway, &revoked).await;
     }
+    assert_eq!(rotations(&client, &revoked).await, Some(0));
+    assert!(deployment.is_served(&gateways[2], &revoked).await);
+    revoke(&deployment, &gateways[2], &revoked).await;
+    assert_eq!(rotations(&client, &revoked).await, None);
+    refused(&deployment, &gateways[2], &revoked).await;
 
     // A refresh: the refresh token is spent, and its successor is lost but for
     // the memory of the process that asked for it.
@@ -135,15 +146,13 @@ async fn lose(how: impl FnOnce(&Cluster) -> Option<Frozen>) {
     let row = stored(&client, "refreshed").await;
     assert_eq!(row.terminal.as_deref(), Some("invalid_grant"));
     assert!(!deployment.is_served(&gateways[2], &refreshed).await);
+    // By now the provider has ended the family. That process takes its pair for
+    // newer than the row, which says so: no 401, until there is a new login.
     let mut caller = Caller::new(&deployment.http, &gateways[0].url, &refreshed);
-    for _ in 0..3 {
-        println!("at the one that refreshed: {:?}", caller.call().await);
-    }
+    assert_eq!(caller.call().await.unwrap(), 503);
     let again = deployment.issue("refreshed").await;
-    println!("{:?}", stored(&client, "refreshed").await);
-    println!("again {:?}", served(&deployment, &gateways, &again).await);
-    println!("old {:?}", served(&deployment, &gateways, &refreshed).await);
-    println!("{:?}", stored(&client, "refreshed").await);
+    assert_eq!(served(&deployment, &gateways, &again).await, [true; 3]);
+    assert_eq!(served(&deployment, &gateways, &refreshed).await, [true; 3]);
 }
 
 /// Served, rotated and refreshed at every gateway.

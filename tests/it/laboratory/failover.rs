@@ -63,7 +63,7 @@ async fn lose(how: impl FnOnce(&Cluster) -> Option<Frozen>) {
         grants.push(grant);
     }
     let rotating = Rotations::start(&deployment.http, &gateways, &grants);
-    let seconds = number("LABORATORY_SECONDS").unwrap_or(2);
+    let seconds = number("LABORATORY_SECONDS").unwrap_or(1);
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     rotating.go_on(&gateways).await;
 
@@ -88,7 +88,7 @@ async fn lose(how: impl FnOnce(&Cluster) -> Option<Frozen>) {
         // Nobody fenced it off, and it takes itself for the primary.
         frozen.thaw();
         all_served(&deployment, &gateways, &grants).await;
-        let moved_on = async |_: &_| lab.counts().await.refreshes >= spent + 4 * GRANTS;
+        let moved_on = async |_: &_| lab.counts().await.refreshes >= spent + 3 * GRANTS;
         lab.until("refreshing goes on", moved_on).await;
         rotating.go_on(&gateways).await;
     }

@@ -10,6 +10,8 @@
 //! | `LABORATORY_SECONDS` | how long each load lasts (5) |
 //! | `LABORATORY_KILLS` | how many processes are killed (8) |
 //! | `LABORATORY_OUTAGE` | for how many seconds the database is away (5) |
+//! | `LABORATORY_GRANTS` | how many grants are revoked in each way (5) |
+//! | `LABORATORY_ASYNC` | shows also what asynchronous replication loses (not set) |
 //! | `LABORATORY_SEED` | repeats the random choices of a run, which prints its own |
 
 #![expect(clippy::print_stdout, reason = "figures are part of the result")]
