@@ -3,6 +3,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use regrant::GrantId;
 use regrant::Login;
 use regrant::Regrant;
 use regrant::provider::Expiry;
@@ -34,7 +35,9 @@ pub(super) struct Issued {
     /// Of that login alone.
     pub(super) user: String,
     pub(super) family: usize,
+    pub(super) id: GrantId,
     pub(super) access_token: String,
+    pub(super) refresh_token: String,
 }
 
 /// A credential as the database has it.
@@ -91,9 +94,16 @@ impl Deployment {
 
     /// A process that the laboratory knows by this name.
     pub(super) async fn gateway_of(&self, client_id: &str) -> GatewayProcess {
+        self.gateway_with(&[("PROVIDER_CLIENT_ID", client_id)])
+            .await
+    }
+
+    /// One with these settings besides.
+    pub(super) async fn gateway_with(&self, settings: &[(&str, &str)]) -> GatewayProcess {
+        let mut variables = vec![("PROVIDER_CLIENT_ID", "gateway")];
         let pairs = self.variables.iter();
-        let mut variables: Vec<_> = pairs.map(|(name, value)| (*name, value.as_str())).collect();
-        variables.push(("PROVIDER_CLIENT_ID", client_id));
+        variables.extend(pairs.map(|(name, value)| (*name, value.as_str())));
+        variables.extend_from_slice(settings);
         GatewayProcess::start(&variables).await
     }
 
@@ -120,7 +130,9 @@ impl Deployment {
         Issued {
             user: user.to_owned(),
             family: tokens.family,
+            id: issued.grant_id,
             access_token: issued.access_token.expose().to_owned(),
+            refresh_token: issued.refresh_token.expose().to_owned(),
         }
     }
 
@@ -180,6 +192,14 @@ pub(super) async fn stored(client: &Client, user: &str) -> Stored {
         is_settled: row.get(2),
         is_leased: row.get(3),
     }
+}
+
+/// How often a grant was rotated; `None` if it was revoked, or is not there.
+pub(super) async fn rotations(client: &Client, grant: &Issued) -> Option<u64> {
+    let sql = "SELECT generation FROM grants WHERE id = $1::text::uuid AND revoked_at IS NULL";
+    let id = grant.id.to_string();
+    let row = client.query_opt(sql, &[&id]).await.unwrap();
+    row.map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap())
 }
 
 /// How many credentials the gateways gave up for good.

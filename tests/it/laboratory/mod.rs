@@ -10,16 +10,23 @@
 //! | `LABORATORY_SECONDS` | how long each load lasts (5) |
 //! | `LABORATORY_KILLS` | how many processes are killed (8) |
 //! | `LABORATORY_OUTAGE` | for how many seconds the database is away (5) |
+//! | `LABORATORY_GRANTS` | how many grants are revoked in each way (5) |
+//! | `LABORATORY_ASYNC` | shows also what asynchronous replication loses (not set) |
 //! | `LABORATORY_SEED` | repeats the random choices of a run, which prints its own |
 
 #![expect(clippy::print_stdout, reason = "figures are part of the result")]
 
+mod asynchronous;
+mod chaos;
 mod deployment;
+mod failover;
 mod faults;
 mod kills;
 mod load;
 mod outage;
 mod replicas;
+mod revocation;
+mod rotations;
 mod traffic;
 
 use tokio::sync::Mutex;

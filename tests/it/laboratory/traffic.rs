@@ -85,10 +85,15 @@ impl Caller {
 
     async fn call_until(mut self, is_over: watch::Receiver<bool>) -> Answers {
         let mut answers = Answers::default();
+        let mut served_at = Instant::now();
         while !*is_over.borrow() {
             let called_at = Instant::now();
             match self.call().await {
-                Ok(200) => *answers.by_status.entry(200).or_default() += 1,
+                Ok(200) => {
+                    *answers.by_status.entry(200).or_default() += 1;
+                    answers.interruption = answers.interruption.max(served_at.elapsed());
+                    served_at = Instant::now();
+                }
                 Ok(status) => {
                     *answers.by_status.entry(status).or_default() += 1;
                     if status == 401 {
@@ -104,6 +109,7 @@ impl Caller {
             }
             answers.slowest = answers.slowest.max(called_at.elapsed());
         }
+        answers.interruption = answers.interruption.max(served_at.elapsed());
         answers
     }
 }
@@ -117,6 +123,8 @@ pub(super) struct Answers {
     /// Users who saw a 401.
     pub(super) logged_out: BTreeSet<String>,
     pub(super) slowest: Duration,
+    /// The longest time in which one client was not served.
+    pub(super) interruption: Duration,
 }
 
 impl Answers {
@@ -140,6 +148,7 @@ impl Answers {
         self.broken += other.broken;
         self.logged_out.extend(other.logged_out);
         self.slowest = self.slowest.max(other.slowest);
+        self.interruption = self.interruption.max(other.interruption);
         self
     }
 }
@@ -148,10 +157,11 @@ impl fmt::Display for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "answers {:?}, broken {}, slowest {} ms",
+            "answers {:?}, broken {}, slowest {} ms, longest without one {} ms",
             self.by_status,
             self.broken,
-            self.slowest.as_millis()
+            self.slowest.as_millis(),
+            self.interruption.as_millis()
         )
     }
 }

@@ -154,7 +154,7 @@ impl Drop for Cluster {
 
 /// Stops the server and removes its directory when this process ends, however
 /// it does: its end of the pipe is closed then.
-fn watchdog(bin: &Path, directory: &Path) -> Child {
+pub(super) fn watchdog(bin: &Path, directory: &Path) -> Child {
     let script = r#"
         trap "" INT TERM HUP
         cat >/dev/null
@@ -175,7 +175,7 @@ fn lower(command: &mut Command) -> &mut Command {
     command.current_dir("/")
 }
 
-fn server_program(bin: &Path, name: &str) -> Command {
+pub(super) fn server_program(bin: &Path, name: &str) -> Command {
     let mut command = Command::new(bin.join(name));
     lower(&mut command)
         .stdin(Stdio::null())
@@ -184,13 +184,13 @@ fn server_program(bin: &Path, name: &str) -> Command {
     command
 }
 
-fn run(command: &mut Command) {
+pub(super) fn run(command: &mut Command) {
     let status = command.status().unwrap();
     assert!(status.success(), "{command:?}: {status}");
 }
 
 /// With a short path: a socket's may have 107 bytes.
-fn directory() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     let name = format!("regrant-{:012x}", fastrand::u64(..1 << 48));
     let directory = std::env::temp_dir().join(name);
     std::fs::create_dir(&directory).unwrap();
@@ -205,7 +205,7 @@ fn is_root() -> bool {
 }
 
 /// Where the server programs are: as `tests/run` looks for them.
-fn programs() -> PathBuf {
+pub(super) fn programs() -> PathBuf {
     let named = std::env::var_os("PG_BIN").map(PathBuf::from);
     let on_path = std::env::var_os("PATH").into_iter().flat_map(|path| {
         let directories: Vec<_> = std::env::split_paths(&path).collect();

@@ -10,6 +10,7 @@ pub(crate) mod line;
 pub(crate) mod lossy;
 pub(crate) mod process;
 pub(crate) mod secrets;
+pub(crate) mod standby;
 
 use std::convert::Infallible;
 use std::sync::Arc;

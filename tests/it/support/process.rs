@@ -87,8 +87,9 @@ pub(crate) fn json(output: &Output) -> Value {
 pub(crate) fn clean(program: PathBuf, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(variables.iter().copied());
-    let url = variables.iter().find(|(name, _)| *name == "DATABASE_URL");
-    if let Some(direct) = url.and_then(|(_, url)| without_pooler(url)) {
+    let variable = |wanted| variables.iter().find(|(name, _)| *name == wanted);
+    let direct = variable("DATABASE_URL").and_then(|(_, url)| without_pooler(url));
+    if let (Some(direct), None) = (direct, variable("DATABASE_LISTEN_URL")) {
         command.env("DATABASE_LISTEN_URL", direct);
     }
     command
