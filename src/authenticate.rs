@@ -277,6 +277,10 @@ async fn read(
         .await
         .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?
         .ok_or(Rejection::InvalidToken)?;
+    let grant = core
+        .caught_up(grant, claims.generation)
+        .await
+        .map_err(|error| RefreshError::new(RefreshErrorKind::Store, error))?;
     if !is_admitted(core, &grant, claims, now) {
         core.refused(&grant, &[], now, epoch);
         return Err(Rejection::InvalidToken);

@@ -228,6 +228,11 @@ impl GrantCache {
         pinned.or_else(|| self.cells.get(&id))
     }
 
+    /// Whether it holds what the store does not have yet.
+    pub(crate) fn is_pinned(&self, id: CredentialId) -> bool {
+        lock(&self.pinned).contains_key(&id)
+    }
+
     /// Keeps this credential in memory for as long as the pin lives.
     pub(crate) fn pin(&self, cell: &Arc<Cell>) -> Pin {
         lock(&self.pinned).insert(cell.id, Arc::clone(cell));

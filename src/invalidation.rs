@@ -7,16 +7,19 @@
 //! 2. The row of a credential that ended elsewhere is read, if this process knows
 //!    it: many grants may share it, and none of them need ask for itself.
 //! 3. Between losing the listener and having it back, ends were missed: then
-//!    everything is read afresh.
+//!    everything is read afresh, and what the store may have lost is written again
+//!    (`journal`).
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::Weak;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::credential;
@@ -47,6 +50,15 @@ async fn heed(core: &Core, change: Change) {
     match change {
         Change::Listening => {
             core.cache.read_afresh();
+            // It may be another server, which lacks the last writes of the one
+            // before.
+            while let Err(error) = core.write_again().await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the last writes cannot be looked after yet"
+                );
+                tokio::time::sleep(PAUSE).await;
+            }
             core.listening.set(HEARS);
         }
         Change::Deaf => core.listening.set(DEAF),
@@ -83,6 +95,8 @@ async fn read_again(core: &Core, id: CredentialId) {
 #[derive(Debug, Default)]
 pub(crate) struct Listening {
     state: AtomicU8,
+    /// When they were heard of again.
+    since: Mutex<Option<Instant>>,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -96,8 +110,20 @@ impl Listening {
         }
     }
 
+    /// Whether other processes may just be writing again what the store lost.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        match self.hears() {
+            Some(true) => lock(&self.since).is_some_and(|at| at.elapsed() < CATCHING_UP),
+            Some(false) => true,
+            None => false,
+        }
+    }
+
     fn set(&self, state: u8) {
-        self.state.store(state, Ordering::Relaxed);
+        let before = self.state.swap(state, Ordering::Relaxed);
+        if (before, state) == (DEAF, HEARS) {
+            *lock(&self.since) = Some(Instant::now());
+        }
     }
 
     fn task(&self, task: AbortOnDropHandle<()>) {
@@ -107,3 +133,6 @@ impl Listening {
 
 const HEARS: u8 = 1;
 const DEAF: u8 = 2;
+const PAUSE: Duration = Duration::from_millis(100);
+/// Others notice a little later, and may have much to write.
+const CATCHING_UP: Duration = Duration::from_secs(30);

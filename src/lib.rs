@@ -44,6 +44,7 @@ pub mod store;
 
 pub mod health;
 mod invalidation;
+mod journal;
 
 mod client;
 mod disconnect;

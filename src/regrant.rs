@@ -26,6 +26,7 @@ use crate::id::GrantId;
 use crate::invalidation;
 use crate::invalidation::Listening;
 use crate::jitter::Jitter;
+use crate::journal::Journal;
 use crate::keep_alive;
 use crate::layer::RefreshLayer;
 use crate::provider::Provider;
@@ -414,6 +415,7 @@ impl RegrantBuilder {
             rotation: self.rotation,
             cache: GrantCache::new(self.cached_grants),
             listening: Listening::default(),
+            journal: Journal::default(),
             clients: Cache::new(CACHED_CLIENTS),
             flights: Flights::default(),
             breakers: Breakers::default(),

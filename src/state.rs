@@ -25,6 +25,8 @@ use crate::error::RefreshError;
 use crate::error::RefreshErrorKind;
 use crate::invalidation::Listening;
 use crate::jitter::Jitter;
+use crate::journal::Entry;
+use crate::journal::Journal;
 use crate::provider::Provider;
 #[cfg(feature = "reqwest")]
 use crate::provider::github::GitHubApp;
@@ -70,6 +72,8 @@ pub(crate) struct Core {
     pub(crate) cache: GrantCache,
     /// Whether ends elsewhere are heard of.
     pub(crate) listening: Listening,
+    /// What was written lately.
+    pub(crate) journal: Journal,
     pub(crate) refusals: Refusals,
     /// By `client_id`.
     pub(crate) clients: Cache<Box<str>, KnownClient>,
@@ -123,10 +127,12 @@ impl Core {
     ) -> Result<bool, StoreError> {
         let whose = whose.into();
         let id = whose.grant;
-        let revoked = self.store.revoke_grant(id, self.clock.now(), reason).await;
+        let now = self.clock.now();
+        let revoked = self.store.revoke_grant(id, now, reason).await;
         // Also when the write failed: it may have gone through unnoticed.
         self.cache.forget(id);
         if matches!(revoked, Ok(true)) {
+            self.wrote(Entry::Revoked(id, now, reason));
             self.note_end(whose, reason);
         }
         revoked

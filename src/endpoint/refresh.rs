@@ -33,6 +33,7 @@ use super::token::success;
 use crate::audit::AuditKind;
 use crate::authenticate::has_ended;
 use crate::issue::remaining;
+use crate::journal::Entry;
 use crate::response::OwnBody;
 use crate::scope;
 use crate::seal::SealError;
@@ -76,6 +77,10 @@ pub(super) async fn refresh(
             core.note_stranger(presented.is_proven);
             unknown()
         })?;
+        let mut grant = grant;
+        if presented.is_proven {
+            grant = core.caught_up(grant, presented.generation).await?;
+        }
         // Before anything else is read for it.
         if !presented.is_proven && !is_held(&grant, &presented) {
             core.refused(&grant, &[], read_at, epoch);
@@ -280,23 +285,21 @@ impl<'a> Successor<'a> {
             issuing,
         };
         let pair = self.pair(grant.generation + 1, &keys, access_expires_at)?;
-        let rotated = core
-            .store
-            .rotate(Rotation {
-                id: grant.id,
-                generation: grant.generation,
-                presented_hash: self.presented.hash(),
-                replaced_hash: grant.refresh_hash,
-                unless_used,
-                refresh_hash: pair.refresh_hash,
-                key_id: issuing.id().to_owned(),
-                at: now,
-                access_expires_at,
-            })
-            .await?;
-        if !rotated {
+        let rotation = Rotation {
+            id: grant.id,
+            generation: grant.generation,
+            presented_hash: self.presented.hash(),
+            replaced_hash: grant.refresh_hash,
+            unless_used,
+            refresh_hash: pair.refresh_hash,
+            key_id: issuing.id().to_owned(),
+            at: now,
+            access_expires_at,
+        };
+        if !core.store.rotate(rotation.clone()).await? {
             return Ok(None);
         }
+        core.wrote(Entry::Rotated(rotation));
         tracing::debug!(grant = %grant.id, generation = grant.generation + 1, "rotated");
         Ok(Some(self.success(&pair, access_expires_at, now)))
     }

@@ -50,6 +50,8 @@ pub(super) struct Attempt {
     pub(super) holder: Option<LeaseHolder>,
     /// The provider has been asked.
     pub(super) has_asked: bool,
+    /// The row was found to be older than what was stored from here.
+    is_set_back: bool,
     deadline: Instant,
 }
 
@@ -62,6 +64,7 @@ impl Attempt {
             want,
             holder: None,
             has_asked: false,
+            is_set_back: false,
             deadline,
         }
     }
@@ -120,6 +123,10 @@ impl Attempt {
         if current.generation > known && self.want.is_met_by(&current, now) {
             telemetry::count(&self.cell.provider, telemetry::Outcome::Adopted);
         }
+        let is_ours = current.generation > row.generation;
+        if is_ours && !self.core.cache.is_pinned(row.id) {
+            return self.catch_up(&row).await;
+        }
         if let Some(step) = self.without_asking(&row, &current, spendable.is_some(), now)? {
             return Ok(step);
         }
@@ -176,6 +183,23 @@ impl Attempt {
             }),
             Err(error) => Ok(Step::wait(RefreshErrorKind::Store, error)),
         }
+    }
+
+    /// The store has had what is known here, and has lost it: it is brought back if
+    /// it was stored from here. Otherwise what the store has counts, spent or not.
+    async fn catch_up(&mut self, row: &Credential) -> Result<Step, RefreshError> {
+        match self.core.bring_back(row.id).await {
+            Ok(true) => return Ok(Step::Again),
+            Ok(false) => {}
+            Err(error) => return Ok(Step::wait(RefreshErrorKind::Store, error)),
+        }
+        // Seen twice: the row may have been read before it was written.
+        if std::mem::replace(&mut self.is_set_back, true) {
+            tracing::error!("the database was set back: refreshed tokens are lost");
+            let (snapshot, _spendable) = credential::open(&self.core, row)?;
+            self.cell.replace(snapshot);
+        }
+        Ok(Step::Again)
     }
 
     /// What there is to do if the provider is not to be asked; `None` if it is.

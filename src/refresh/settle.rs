@@ -8,6 +8,7 @@ use super::attempt::FIRST_PAUSE;
 use crate::credential;
 use crate::credential::Cell;
 use crate::error::RefreshErrorKind;
+use crate::journal::Entry;
 use crate::provider::ProviderError;
 use crate::provider::ProviderErrorKind;
 use crate::state::Core;
@@ -151,7 +152,7 @@ impl Settling {
 
     async fn store(&self) -> Result<Option<Credential>, StoreError> {
         if self.settle().await? {
-            return Ok(Some(self.row.clone()));
+            return Ok(Some(self.stored()));
         }
         let Claim { id, generation, .. } = self.claim;
         let Some(stored) = self.core.store.credential(id).await? else {
@@ -182,9 +183,15 @@ impl Settling {
         };
         if self.core.store.replace(id, generation, tokens).await? {
             telemetry::count(&self.row.provider, Outcome::Recovered);
-            return Ok(Some(self.row.clone()));
+            return Ok(Some(self.stored()));
         }
         Err(StoreErrorKind::Unavailable.into())
+    }
+
+    fn stored(&self) -> Credential {
+        let stored = Box::new(self.row.clone());
+        self.core.wrote(Entry::Refreshed(stored));
+        self.row.clone()
     }
 
     /// Whether it holds what we have to store, be it sealed anew meanwhile.

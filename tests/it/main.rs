@@ -60,6 +60,7 @@ mod scale;
 mod scopes;
 mod sdk;
 mod secrecy;
+mod set_back;
 mod simulation;
 mod store;
 mod store_trouble;

@@ -1,0 +1,196 @@
+//! What this process wrote lately, in case the database forgets it.
+//!
+//! With asynchronous replication a database that fails over loses its last
+//! writes, acknowledged or not. Rotations and refreshes among them are logins:
+//! the client has its new token, the provider has taken the old one.
+//!
+//! 1. Rotations, refreshed credentials and revocations of the last two minutes
+//!    are kept here, bounded in number: of tokens only hashes and what is sealed.
+//! 2. They are written again when the store is heard of after it was not
+//!    (`invalidation`), and as soon as a token or a row proves that it was set
+//!    back. Each is a compare-and-swap: what the store has not lost stays as it is.
+//! 3. Whatever else was written then is lost, and so is what a process wrote that
+//!    ended with the database. Who holds such a token is told to come again for
+//!    as long as another process may still bring it.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::credential;
+use crate::id::CredentialId;
+use crate::id::GrantId;
+use crate::state::Core;
+use crate::store::Credential;
+use crate::store::DISCONNECTED;
+use crate::store::Grant;
+use crate::store::REVOKED;
+use crate::store::RevocationReason;
+use crate::store::Rotation;
+use crate::store::StoreError;
+use crate::store::StoreErrorKind;
+use crate::sync::lock;
+
+#[derive(Debug, Default)]
+pub(crate) struct Journal(Mutex<VecDeque<(Instant, Entry)>>);
+
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    Rotated(Rotation),
+    /// As it was stored.
+    Refreshed(Box<Credential>),
+    Revoked(GrantId, SystemTime, RevocationReason),
+}
+
+impl Entry {
+    fn is_of_grant(&self, id: GrantId) -> bool {
+        match self {
+            Self::Rotated(rotation) => rotation.id == id,
+            Self::Revoked(revoked, _, _) => *revoked == id,
+            Self::Refreshed(_) => false,
+        }
+    }
+
+    fn is_of_credential(&self, id: CredentialId) -> bool {
+        match self {
+            Self::Refreshed(row) => row.id == id,
+            Self::Rotated(_) | Self::Revoked(..) => false,
+        }
+    }
+}
+
+impl Core {
+    /// Notes what the store has just taken.
+    pub(crate) fn wrote(&self, entry: Entry) {
+        let mut entries = lock(&self.journal.0);
+        // While the store is not heard of, what it may lose does not get old.
+        if self.listening.hears() != Some(false) {
+            let is_old = |at: &Instant| at.elapsed() > KEPT_FOR;
+            while entries.front().is_some_and(|(at, _)| is_old(at)) {
+                entries.pop_front();
+            }
+        }
+        if entries.len() >= AT_MOST {
+            entries.pop_front();
+        }
+        entries.push_back((Instant::now(), entry));
+    }
+
+    /// Writes everything again that the store may have forgotten.
+    pub(crate) async fn write_again(&self) -> Result<(), StoreError> {
+        self.write_those_again(|_entry| true).await.map(drop)
+    }
+
+    /// Brings back a credential whose row is older than what was stored from here.
+    /// `false` if there is nothing to bring.
+    pub(crate) async fn bring_back(&self, id: CredentialId) -> Result<bool, StoreError> {
+        self.write_those_again(|entry| entry.is_of_credential(id))
+            .await
+    }
+
+    /// The grant of a token that is genuine and says that the row was at this
+    /// generation: as it is once everything was written again.
+    ///
+    /// # Errors
+    ///
+    /// If another process may still bring what is missing.
+    pub(crate) async fn caught_up(
+        &self,
+        grant: Grant,
+        generation: u64,
+    ) -> Result<Grant, StoreError> {
+        if generation <= grant.generation {
+            return Ok(grant);
+        }
+        tracing::warn!(grant = %grant.id, "the database was set back: a rotation is missing");
+        let id = grant.id;
+        let mut caught_up = grant;
+        if self
+            .write_those_again(|entry| entry.is_of_grant(id))
+            .await?
+        {
+            caught_up = self.living_grant(id).await?.unwrap_or(caught_up);
+        }
+        if generation > caught_up.generation && self.listening.is_catching_up() {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        Ok(caught_up)
+    }
+
+    /// Whether any of them had been forgotten.
+    async fn write_those_again(
+        &self,
+        is_wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<bool, StoreError> {
+        // In the order in which they were written.
+        let entries: Vec<Entry> = lock(&self.journal.0)
+            .iter()
+            .filter(|(_, entry)| is_wanted(entry))
+            .map(|(_, entry)| entry.clone())
+            .collect();
+        let mut count = 0_u64;
+        for entry in entries {
+            count += u64::from(self.write_one_again(entry).await?);
+        }
+        if count > 0 {
+            tracing::error!(
+                count,
+                "the database had lost acknowledged writes: those of this process were made again"
+            );
+        }
+        Ok(count > 0)
+    }
+
+    async fn write_one_again(&self, entry: Entry) -> Result<bool, StoreError> {
+        match entry {
+            Entry::Rotated(rotation) => self.store.rotate(rotation).await,
+            Entry::Revoked(id, at, reason) => self.store.revoke_grant(id, at, reason).await,
+            Entry::Refreshed(row) => self.store_again(&row).await,
+        }
+    }
+
+    async fn store_again(&self, row: &Credential) -> Result<bool, StoreError> {
+        let Some(stored) = self.store.credential(row.id).await? else {
+            return Ok(false);
+        };
+        let is_taken_back = matches!(stored.terminal.as_deref(), Some(REVOKED | DISCONNECTED));
+        if stored.generation >= row.generation || is_taken_back {
+            return Ok(false);
+        }
+        // Whoever refreshes it just now does so with a token that is spent: this
+        // takes the lease away.
+        let Ok((snapshot, spendable)) = credential::open(self, row) else {
+            return Ok(false);
+        };
+        let mut next = Credential {
+            generation: stored.generation,
+            ..row.clone()
+        };
+        let access_token = &snapshot.access_token;
+        let tokens = credential::again(self, &next, access_token, spendable.as_ref(), false)
+            .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
+        next.sealed.clone_from(&tokens.sealed);
+        next.generation += 1;
+        if !self
+            .store
+            .replace(row.id, stored.generation, tokens)
+            .await?
+        {
+            return Ok(false);
+        }
+        if let (Some(cell), Ok((snapshot, _))) =
+            (self.cache.known(row.id), credential::open(self, &next))
+        {
+            cell.replace(snapshot);
+        }
+        Ok(true)
+    }
+}
+
+/// Longer than any replica lags behind that could be promoted.
+const KEPT_FOR: Duration = Duration::from_secs(120);
+/// A few megabytes.
+const AT_MOST: usize = 4_096;

@@ -1,0 +1,239 @@
+//! A database that forgets what it had acknowledged, as an asynchronous standby
+//! does that is promoted.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use regrant::Issued;
+use regrant::Regrant;
+use regrant::settings::Timings;
+use regrant::store::RevocationReason;
+use regrant::store::Store as _;
+use regrant::store::postgres::PostgresStore;
+use tokio_postgres::Client;
+
+use crate::support::Answer;
+use crate::support::HOUR;
+use crate::support::Lab;
+use crate::support::database::Database;
+use crate::support::database::Outage;
+use crate::support::long;
+use crate::support::post;
+use crate::support::refresh;
+use crate::support::send;
+
+/// A gateway that never listens, and a database that can be set back.
+struct SetBack {
+    lab: Lab,
+    database: Database,
+    client: Client,
+    store: PostgresStore,
+    regrant: Regrant,
+    issued: Issued,
+}
+
+impl SetBack {
+    /// With a grant, remembered as it is.
+    async fn start() -> Self {
+        let lab = Lab::start().await;
+        let database = Database::create().await;
+        let store = database.store().await.without_listener();
+        let regrant = strict(&lab, store.clone()).await;
+        let issued = lab.issue(&regrant).await;
+        let client = database.client().await;
+        let sql = "CREATE TABLE old_grants AS SELECT * FROM grants;
+                   CREATE TABLE old_credentials AS SELECT * FROM credentials";
+        client.batch_execute(sql).await.unwrap();
+        Self {
+            lab,
+            database,
+            client,
+            store,
+            regrant,
+            issued,
+        }
+    }
+
+    /// The rows are again what they were in the beginning.
+    async fn forget(&self) {
+        let sql = "BEGIN;
+                   DELETE FROM grants; INSERT INTO grants SELECT * FROM old_grants;
+                   DELETE FROM credentials; INSERT INTO credentials SELECT * FROM old_credentials;
+                   COMMIT";
+        self.client.batch_execute(sql).await.unwrap();
+    }
+
+    async fn asked(&self, regrant: &Regrant, access: &str) -> StatusCode {
+        send(&self.lab.gateway(regrant), post(access, ""))
+            .await
+            .status
+    }
+}
+
+/// A gateway that asks the store on every request.
+async fn strict(lab: &Lab, store: PostgresStore) -> Regrant {
+    let timings = Timings::default().staleness(Duration::ZERO);
+    let builder = lab.builder(store).lifetimes(long()).timings(timings);
+    builder.start().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_rotation_that_the_database_forgets_is_made_again_by_who_made_it() {
+    let test = SetBack::start().await;
+    let rotated = refresh(&test.regrant, test.issued.refresh_token.expose()).await;
+    let (access, token) = (rotated.text("access_token"), rotated.text("refresh_token"));
+
+    test.forget().await;
+    assert_eq!(test.asked(&test.regrant, &access).await, StatusCode::OK);
+    test.forget().await;
+    let again = refresh(&test.regrant, &token).await;
+
+    assert_eq!(again.status, StatusCode::OK);
+    let access = again.text("access_token");
+    assert_eq!(test.asked(&test.regrant, &access).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn several_rotations_that_the_database_forgets_are_made_again_in_their_order() {
+    let test = SetBack::start().await;
+    let mut token = test.issued.refresh_token.expose().to_owned();
+    for _ in 0..3 {
+        token = refresh(&test.regrant, &token).await.text("refresh_token");
+    }
+
+    test.forget().await;
+
+    let answer = refresh(&test.regrant, &token).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let grant = test.store.grant(test.issued.grant_id).await;
+    assert_eq!(grant.unwrap().unwrap().generation, 4);
+}
+
+#[tokio::test]
+async fn a_refresh_that_the_database_forgets_is_stored_again_and_nothing_is_spent_twice() {
+    let test = SetBack::start().await;
+    test.lab.clock.advance(HOUR);
+    let access = test.issued.access_token.expose();
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    assert_eq!(test.lab.provider.counts().refreshes, 1);
+
+    test.forget().await;
+    test.lab.clock.advance(HOUR);
+
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    // Each with the token of the one before: the provider ends the login of who
+    // uses one twice.
+    assert_eq!(test.lab.provider.counts().calls, 2);
+    let other = strict(&test.lab, test.store.clone()).await;
+    test.lab.clock.advance(HOUR);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_only_read_what_the_database_forgets_goes_by_what_it_has() {
+    let test = SetBack::start().await;
+    let other = strict(&test.lab, test.store.clone()).await;
+    test.lab.clock.advance(HOUR);
+    let access = test.issued.access_token.expose();
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+    // Whoever could bring it back is gone too.
+    test.forget().await;
+
+    test.lab.clock.advance(HOUR);
+
+    // The login is lost, and that is said: nobody is kept waiting for ever.
+    let answer = send(&test.lab.gateway(&other), post(access, "")).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    let renewed = test.lab.issue(&other).await;
+    let access = renewed.access_token.expose();
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_login_that_was_taken_back_is_not_brought_back() {
+    let test = SetBack::start().await;
+    test.lab.clock.advance(HOUR);
+    let access = test.issued.access_token.expose();
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    test.forget().await;
+    let sql = "UPDATE credentials SET terminal = 'disconnected'";
+    test.client.execute(sql, &[]).await.unwrap();
+
+    test.lab.clock.advance(HOUR);
+
+    let refused = test.asked(&test.regrant, access).await;
+    assert_eq!(refused, StatusCode::UNAUTHORIZED);
+    let sql = "SELECT count(*) FROM credentials WHERE terminal = 'disconnected'";
+    let count: i64 = test.client.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(count, 1);
+}
+
+#[tokio::test]
+async fn what_was_written_lately_is_written_again_when_the_database_is_heard_of_again() {
+    let test = SetBack::start().await;
+    let outage = Outage::before_listener(&test.database).await;
+    let store = test.store.clone().listen_at(&outage.url).unwrap();
+    let listening = strict(&test.lab, store).await;
+    hears(&listening, true).await;
+    let (one, other) = (
+        test.issued.grant_id,
+        test.lab.issue(&listening).await.grant_id,
+    );
+    let sql = "INSERT INTO old_grants SELECT * FROM grants WHERE id = $1::text::uuid";
+    let other_id = other.to_string();
+    test.client.execute(sql, &[&other_id]).await.unwrap();
+    let rotated = refresh(&listening, test.issued.refresh_token.expose()).await;
+    assert!(listening.revoke(other).await.unwrap());
+
+    outage.begin();
+    hears(&listening, false).await;
+    test.forget().await;
+    // Another replica that cannot know better says so, and ends nothing.
+    let token = rotated.text("refresh_token");
+    outage.end();
+    hears(&listening, true).await;
+
+    let grant = test.store.grant(one).await.unwrap().unwrap();
+    assert_eq!(grant.generation, 1);
+    let (_at, reason) = (test.store.grant(other).await.unwrap().unwrap())
+        .revoked
+        .unwrap();
+    assert_eq!(reason, RevocationReason::Operator);
+    let elsewhere = strict(&test.lab, test.store.clone()).await;
+    assert_eq!(refresh(&elsewhere, &token).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn while_others_may_bring_it_back_nobody_is_told_that_a_token_is_not_good() {
+    let test = SetBack::start().await;
+    let outage = Outage::before_listener(&test.database).await;
+    let store = test.store.clone().listen_at(&outage.url).unwrap();
+    let other = strict(&test.lab, store).await;
+    hears(&other, true).await;
+    let rotated = refresh(&test.regrant, test.issued.refresh_token.expose()).await;
+    let (access, token) = (rotated.text("access_token"), rotated.text("refresh_token"));
+    let unavailable = |answer: &Answer| {
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!answer.header("retry-after").is_empty());
+    };
+
+    test.forget().await;
+    outage.begin();
+    hears(&other, false).await;
+    unavailable(&refresh(&other, &token).await);
+    unavailable(&send(&test.lab.gateway(&other), post(&access, "")).await);
+    outage.end();
+    hears(&other, true).await;
+    unavailable(&refresh(&other, &token).await);
+
+    // Now somebody has.
+    assert_eq!(test.asked(&test.regrant, &access).await, StatusCode::OK);
+    assert_eq!(refresh(&other, &token).await.status, StatusCode::OK);
+}
+
+async fn hears(regrant: &Regrant, is_heard: bool) {
+    while regrant.health().await.listener != Some(is_heard) {
+        tokio::task::yield_now().await;
+    }
+}
