@@ -98,6 +98,10 @@ impl Hosts {
     }
 
     /// The same servers, with sessions that have these start-up options besides.
+    #[cfg_attr(
+        not(feature = "rustls"),
+        expect(clippy::clone_on_copy, reason = "that of TLS is not `Copy`")
+    )]
     pub(super) fn with_options(&self, options: &str) -> Self {
         let mut hosts = self.all.to_vec();
         for host in &mut hosts {
@@ -263,6 +267,10 @@ impl Host {
         })
     }
 
+    #[cfg_attr(
+        not(feature = "rustls"),
+        expect(clippy::clone_on_copy, reason = "that of TLS is not `Copy`")
+    )]
     async fn handshake(
         &self,
         tls: Option<&Connector>,

@@ -45,24 +45,24 @@ impl Counted {
     }
 
     pub(super) fn counter(&self, name: &str, label: &str) -> u64 {
-        match self.find(name, label) {
-            DebugValue::Counter(count) => *count,
-            other => panic!("{name}: {other:?}"),
-        }
+        let DebugValue::Counter(count) = self.find(name, label) else {
+            panic!("{name} is something else");
+        };
+        *count
     }
 
     fn gauge(&self, name: &str, label: &str) -> String {
-        match self.find(name, label) {
-            DebugValue::Gauge(gauge) => gauge.to_string(),
-            other => panic!("{name}: {other:?}"),
-        }
+        let DebugValue::Gauge(gauge) = self.find(name, label) else {
+            panic!("{name} is something else");
+        };
+        gauge.to_string()
     }
 
     fn values(&self, name: &str, label: &str) -> usize {
-        match self.find(name, label) {
-            DebugValue::Histogram(values) => values.len(),
-            other => panic!("{name}: {other:?}"),
-        }
+        let DebugValue::Histogram(values) = self.find(name, label) else {
+            panic!("{name} is something else");
+        };
+        values.len()
     }
 }
 
