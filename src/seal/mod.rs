@@ -153,7 +153,7 @@ impl std::error::Error for SealError {}
 /// not of that form.
 ///
 /// ```
-/// assert_eq!(regrant::seal::key_id(b"\x01\x052026b…"), Some("2026b"));
+/// assert_eq!(regrant::seal::key_id(b"\x01\x052026b..."), Some("2026b"));
 /// assert_eq!(regrant::seal::key_id(b"2026b"), None);
 /// ```
 pub fn key_id(sealed: &[u8]) -> Option<&str> {

@@ -30,7 +30,7 @@ use crate::BoxError;
 ///         async {
 ///             let mut keys = Vec::new();
 ///             for (id, wrapped) in &self.keys {
-///                 keys.push(SealingKey::new(id, self.service.unwrap_key(wrapped).await?));
+///                 keys.push(SealingKey::new(id.as_str(), self.service.unwrap_key(wrapped).await?));
 ///             }
 ///             Ok(keys)
 ///         }

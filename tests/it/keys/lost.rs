@@ -172,6 +172,7 @@ async fn a_sticky_client_keeps_its_token_when_the_key_is_removed() {
         let request = post(&answer.text("access_token"), "");
         let used = send(&lab.gateway(regrant), request).await;
         assert_eq!(used.status, StatusCode::OK);
+        assert!(regrant.drain(MINUTE).await, "that use is noted");
         lab.clock.advance(10 * MINUTE);
     };
     once(&old).await;

@@ -179,9 +179,10 @@ async fn an_access_token_of_a_removed_key_is_refused_without_the_store() {
     let lab = Lab::start().await;
     let store = crate::support::flaky::FlakyStore::default();
     let old = replica(&lab, store.clone(), &["k1"]).await;
-    let issued = lab.issue(&old).await;
     leave_k1(&lab, store.clone()).await;
     let new = replica(&lab, store.clone(), &["k2"]).await;
+    // Of a replica that should not be there any more.
+    let issued = lab.issue(&old).await;
 
     let calls = store.calls();
     let request = post(issued.access_token.expose(), "");
