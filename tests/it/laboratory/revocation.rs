@@ -114,11 +114,15 @@ async fn what_is_revoked_while_nobody_hears_of_it_is_refused_when_the_staleness_
     assert_eq!(times.since_asked.len(), 2 * GRANTS);
 }
 
-/// A grant that every gateway has in memory.
+/// A grant that every gateway has in memory. Another one keeps its credential
+/// alive: a credential that ends with its last grant is told of as well, and
+/// would be refused whether or not anybody heard of the grant.
 async fn warmed(deployment: &Deployment, gateways: &[GatewayProcess], user: &str) -> Issued {
     let grant = deployment.issue(user).await;
+    let other = deployment.issue(user).await;
     for gateway in gateways {
         assert!(deployment.is_served(gateway, &grant).await, "{grant:?}");
+        assert!(deployment.is_served(gateway, &other).await, "{other:?}");
     }
     grant
 }
