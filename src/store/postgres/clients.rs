@@ -48,6 +48,8 @@ pub(super) async fn code(
         .await?
         .as_ref()
         .map(rows::code)
+        .transpose()?
+        .map(|row| rows::asked_for(row.id == id, row))
         .transpose()
 }
 
@@ -90,5 +92,7 @@ pub(super) async fn client(
         .await?
         .as_ref()
         .map(rows::client)
+        .transpose()?
+        .map(|row| rows::asked_for(row.id == id, row))
         .transpose()
 }

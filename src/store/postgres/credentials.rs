@@ -99,6 +99,8 @@ pub(super) async fn credential(
         .await?
         .as_ref()
         .map(rows::credential)
+        .transpose()?
+        .map(|row| rows::asked_for(row.id == id, row))
         .transpose()
 }
 
@@ -131,6 +133,8 @@ pub(super) async fn claim(
         .await?
         .as_ref()
         .map(rows::credential)
+        .transpose()?
+        .map(|row| rows::asked_for(row.id == id, row))
         .transpose()
 }
 

@@ -104,6 +104,8 @@ pub(super) async fn grant(
         .await?
         .as_ref()
         .map(rows::grant)
+        .transpose()?
+        .map(|row| rows::asked_for(row.id == id, row))
         .transpose()
 }
 

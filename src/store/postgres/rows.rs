@@ -257,6 +257,14 @@ fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], StoreError> {
     bytes.try_into().map_err(corrupt)
 }
 
+/// A row that answers what was asked. A pooler that mixes statements up hands out
+/// those of others, and this is where somebody would get another user's login.
+pub(super) fn asked_for<T>(is_it: bool, row: T) -> Result<T, StoreError> {
+    is_it
+        .then_some(row)
+        .ok_or_else(|| corrupt("the row of another id: a pooler mixes up statements"))
+}
+
 pub(super) fn corrupt(source: impl Into<BoxError>) -> StoreError {
     StoreError::new(StoreErrorKind::Corrupt, source)
 }
@@ -285,5 +293,17 @@ impl<'a> FromSql<'a> for Uuid {
 
     fn accepts(column: &Type) -> bool {
         *column == Type::UUID
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_was_not_asked_for_is_given_to_nobody() {
+        assert_eq!(asked_for(true, 1).unwrap(), 1);
+        let error = asked_for(false, 1).unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Corrupt);
     }
 }
