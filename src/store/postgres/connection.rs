@@ -14,6 +14,7 @@ use deadpool_postgres::PoolError;
 use deadpool_postgres::RecyclingMethod;
 use deadpool_postgres::Runtime;
 use deadpool_postgres::TimeoutType;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_postgres::Config;
 use tokio_postgres::Row;
@@ -136,6 +137,11 @@ impl Connections {
         let statement = Statement { sql, parameters };
         let (rows, _attempts) = self.attempts(Way::Shared, statement).await?;
         Ok(rows.into_iter().next())
+    }
+
+    /// Tells when statements go to another host than before.
+    pub(super) fn moves(&self) -> watch::Receiver<usize> {
+        self.trust.moves()
     }
 
     pub(super) async fn for_migrations(&self) -> Result<ClientWrapper, BoxError> {

@@ -77,6 +77,7 @@ impl Listener {
 
     /// Until it is known that nothing can be heard any more.
     async fn listen(&self, changes: &mpsc::Sender<Change>) -> Result<Infallible, BoxError> {
+        let mut moves = self.connections.moves();
         let (client, messages) = self.hosts.connect_raw().await?;
         let (heard, mut said) = mpsc::unbounded_channel();
         let _reader = AbortOnDropHandle::new(tokio::spawn(read(messages, heard)));
@@ -88,7 +89,12 @@ impl Listener {
         let mut is_listening = false;
         loop {
             let until = probe.as_ref().map_or(next_probe_at, |probe| probe.due_at);
-            let Ok(payload) = tokio::time::timeout_at(until, said.recv()).await else {
+            let heard = tokio::select! {
+                heard = tokio::time::timeout_at(until, said.recv()) => heard,
+                // Statements go to another server: this one may be the wrong one.
+                Ok(()) = moves.changed() => return Err("the database failed over".into()),
+            };
+            let Ok(payload) = heard else {
                 if probe.is_some() {
                     return Err("what is said through the store's connections is not heard".into());
                 }

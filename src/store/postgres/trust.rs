@@ -7,11 +7,15 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
+use tokio::sync::watch;
+
 use crate::sync::lock;
 
 pub(super) struct Trust {
     hosts: usize,
     state: Mutex<State>,
+    /// Which one comes first.
+    first: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -28,6 +32,7 @@ impl Trust {
         Self {
             hosts,
             state: Mutex::default(),
+            first: watch::Sender::new(0),
         }
     }
 
@@ -35,6 +40,16 @@ impl Trust {
     pub(super) fn order(&self) -> impl Iterator<Item = usize> + use<> {
         let (first, hosts) = (lock(&self.state).first, self.hosts);
         (0..hosts).map(move |offset| (first + offset) % hosts)
+    }
+
+    /// Tells of each change of the host that comes first.
+    pub(super) fn moves(&self) -> watch::Receiver<usize> {
+        self.first.subscribe()
+    }
+
+    fn tell(&self, state: &State) {
+        self.first
+            .send_if_modified(|first| std::mem::replace(first, state.first) != state.first);
     }
 
     /// Somebody tries this host.
@@ -63,6 +78,7 @@ impl Trust {
                 state.leave(first, self.hosts);
             }
         }
+        self.tell(&state);
     }
 
     pub(super) fn is_retired(&self, made: Instant) -> bool {
@@ -116,6 +132,7 @@ impl Drop for Attempt<'_> {
         } else {
             state.leave(self.host, self.trust.hosts);
         }
+        self.trust.tell(&state);
     }
 }
 

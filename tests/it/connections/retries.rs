@@ -118,11 +118,12 @@ async fn updates_that_cannot_be_serialized_are_tried_again_until_all_are_counted
 
 #[tokio::test]
 async fn a_store_says_how_its_connections_do() {
+    let database = Database::create().await;
+    let _migrated = database.store().await;
     let recorder = DebuggingRecorder::new();
     let metrics = recorder.snapshotter();
     let _recording = metrics::set_default_local_recorder(&recorder);
-    let database = Database::create().await;
-    let store = database.store().await;
+    let store = database.connect();
     for keys in join_all((0..4).map(|_| store.keys())).await {
         keys.unwrap();
     }

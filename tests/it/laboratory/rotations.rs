@@ -3,6 +3,7 @@
 //! Each keeps nothing but its newest pair. Who gets a 503 or no answer sends the
 //! same refresh token again, to the next gateway, as the SDKs of MCP do.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -72,7 +73,7 @@ impl Rotations {
 /// A client and its newest pair.
 pub(super) struct Rotating {
     http: Client,
-    gateways: Vec<String>,
+    pub(super) gateways: Vec<String>,
     turn: usize,
     pub(super) grant: Issued,
     /// What the last refusal said.
@@ -80,10 +81,15 @@ pub(super) struct Rotating {
 }
 
 impl Rotating {
-    pub(super) fn new(http: &Client, gateways: &[GatewayProcess], grant: &Issued) -> Self {
+    pub(super) fn new(
+        http: &Client,
+        gateways: impl IntoIterator<Item: Borrow<GatewayProcess>>,
+        grant: &Issued,
+    ) -> Self {
+        let gateways = gateways.into_iter();
         Self {
             http: http.clone(),
-            gateways: gateways.iter().map(|it| it.url.clone()).collect(),
+            gateways: gateways.map(|it| it.borrow().url.clone()).collect(),
             turn: 0,
             grant: grant.clone(),
             refusal: String::new(),
@@ -108,6 +114,19 @@ impl Rotating {
             self.refusal = body;
         }
         Ok(status)
+    }
+
+    /// The same, until it is something else than a 503.
+    pub(super) async fn decided(&mut self) -> u16 {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        loop {
+            let status = self.rotate().await.unwrap();
+            if status != 503 {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{}", self.refusal);
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn rotate_until(
