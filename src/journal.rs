@@ -105,7 +105,7 @@ impl Core {
         if generation <= grant.generation {
             return Ok(grant);
         }
-        tracing::warn!(grant = %grant.id, "the database was set back: a rotation is missing");
+        tracing::debug!(grant = %grant.id, "the database was set back: a rotation is missing");
         let id = grant.id;
         let mut caught_up = grant;
         if self
