@@ -157,14 +157,21 @@ impl Core {
             return Ok(false);
         };
         let is_taken_back = matches!(stored.terminal.as_deref(), Some(REVOKED | DISCONNECTED));
-        if stored.generation >= row.generation || is_taken_back {
+        // The count went back with the database, and may have gone on from there: a
+        // later refresh or a new login has a lower number and counts all the same.
+        let is_outdated = stored.refreshed_at > row.refreshed_at;
+        if stored.generation >= row.generation || is_outdated || is_taken_back {
+            return Ok(false);
+        }
+        let Ok((snapshot, spendable)) = credential::open(self, row) else {
+            return Ok(false);
+        };
+        // It is there already, at a lower number: somebody may be spending it.
+        if credential::open(self, &stored).is_ok_and(|(there, _)| there.is_same(&snapshot)) {
             return Ok(false);
         }
         // Whoever refreshes it just now does so with a token that is spent: this
         // takes the lease away.
-        let Ok((snapshot, spendable)) = credential::open(self, row) else {
-            return Ok(false);
-        };
         let mut next = Credential {
             generation: stored.generation,
             ..row.clone()

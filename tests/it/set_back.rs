@@ -170,6 +170,51 @@ async fn a_login_that_was_taken_back_is_not_brought_back() {
 }
 
 #[tokio::test]
+async fn what_another_process_refreshed_later_is_not_written_over() {
+    let test = SetBack::start().await;
+    let other = strict(&test.lab, test.store.clone()).await;
+    let access = test.issued.access_token.expose();
+    let refreshers = [&test.regrant, &test.regrant, &test.regrant, &other];
+    for regrant in refreshers {
+        test.lab.clock.advance(HOUR);
+        assert_eq!(test.asked(regrant, access).await, StatusCode::OK);
+    }
+
+    // The other one brings its own back and goes on from there, at a lower
+    // generation than the first one knows.
+    test.forget().await;
+    test.lab.clock.advance(HOUR);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+    test.lab.clock.advance(HOUR);
+
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+    assert_eq!(test.lab.provider.counts().calls, 6);
+}
+
+#[tokio::test]
+async fn a_new_login_is_not_written_over_by_what_was_stored_before_it() {
+    let test = SetBack::start().await;
+    let access = test.issued.access_token.expose();
+    for _ in 0..3 {
+        test.lab.clock.advance(HOUR);
+        assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    }
+    test.forget().await;
+    test.lab.clock.advance(HOUR);
+    let other = strict(&test.lab, test.store.clone()).await;
+    test.lab.issue(&other).await;
+    let sql = "SELECT sealed FROM credentials";
+    let before: Vec<u8> = test.client.query_one(sql, &[]).await.unwrap().get(0);
+
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+
+    let after: Vec<u8> = test.client.query_one(sql, &[]).await.unwrap().get(0);
+    assert!(before == after, "the login's tokens are gone");
+    assert_eq!(test.lab.provider.counts().calls, 3);
+}
+
+#[tokio::test]
 async fn what_was_written_lately_is_written_again_when_the_database_is_heard_of_again() {
     let test = SetBack::start().await;
     let outage = Outage::before_listener(&test.database).await;
