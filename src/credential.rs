@@ -267,6 +267,12 @@ impl Snapshot {
         !self.terminal && self.bearer.is_some() && self.expires_at.is_none_or(|until| now < until)
     }
 
+    /// Whether both hold one answer of the provider, at whatever generation.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let (one, other) = (self.access_token.expose(), other.access_token.expose());
+        verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
+    }
+
     /// Only a new login helps.
     pub(crate) fn is_dead(&self, now: SystemTime) -> bool {
         self.terminal || (!self.refreshable && !self.is_unexpired(now))

@@ -36,11 +36,36 @@ pub(crate) fn watch(core: &Arc<Core>) {
     let mut changes = core.store.changes();
     let weak = Arc::downgrade(core);
     let task = runtime.spawn(async move {
-        while let Some(change) = changes.next().await {
+        let mut again_at = None;
+        loop {
+            let change = match again_at {
+                Some(at) => tokio::time::timeout_at(at, changes.next()).await,
+                None => Ok(changes.next().await),
+            };
             let Some(core) = Weak::upgrade(&weak) else {
                 return;
             };
-            heed(&core, change).await;
+            match change {
+                Ok(Some(change)) => heed(&core, change).await,
+                Ok(None) => return,
+                Err(_elapsed) => {
+                    again_at = None;
+                    // A rotation can be made again once the one before was, which
+                    // may have been another process's. The store may be gone
+                    // again; then there will be another reconnect.
+                    if let Err(error) = core.write_again().await {
+                        tracing::debug!(
+                            error = &error as &dyn std::error::Error,
+                            "the last writes are not looked after once more"
+                        );
+                    }
+                }
+            }
+            if !core.listening.is_back() {
+                again_at = None;
+            } else if again_at.is_none() {
+                again_at = Some(Instant::now() + AGAIN);
+            }
         }
     });
     core.listening.task(AbortOnDropHandle::new(task));
@@ -97,6 +122,8 @@ pub(crate) struct Listening {
     state: AtomicU8,
     /// When they were heard of again.
     since: Mutex<Option<Instant>>,
+    /// When something was found missing first while they were not.
+    missing: Mutex<Option<Instant>>,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -110,19 +137,31 @@ impl Listening {
         }
     }
 
-    /// Whether other processes may just be writing again what the store lost.
+    /// Whether other processes may just be writing again what the store lost, and
+    /// what is missing now may be among it.
     pub(crate) fn is_catching_up(&self) -> bool {
         match self.hears() {
-            Some(true) => lock(&self.since).is_some_and(|at| at.elapsed() < CATCHING_UP),
-            Some(false) => true,
+            Some(true) => self.is_back(),
+            // The store answers and is not heard: that may stay so for ever, and
+            // whose login is lost must be told some day.
+            Some(false) => {
+                let mut missing = lock(&self.missing);
+                missing.get_or_insert_with(Instant::now).elapsed() < LONGEST_DEAFNESS
+            }
             None => false,
         }
+    }
+
+    /// Whether ends have been heard of again for a short time.
+    fn is_back(&self) -> bool {
+        self.hears() == Some(true) && lock(&self.since).is_some_and(|at| at.elapsed() < CATCHING_UP)
     }
 
     fn set(&self, state: u8) {
         let before = self.state.swap(state, Ordering::Relaxed);
         if (before, state) == (DEAF, HEARS) {
             *lock(&self.since) = Some(Instant::now());
+            *lock(&self.missing) = None;
         }
     }
 
@@ -136,3 +175,30 @@ const DEAF: u8 = 2;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Others notice a little later, and may have much to write.
 const CATCHING_UP: Duration = Duration::from_secs(30);
+/// While others catch up.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Longer than it takes to listen again to a store that answers.
+const LONGEST_DEAFNESS: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_hears_again_waits_for_others_for_a_while_only() {
+        let listening = Listening::default();
+        listening.set(DEAF);
+        // The outage itself does not count.
+        tokio::time::advance(10 * LONGEST_DEAFNESS).await;
+        assert!(listening.is_catching_up());
+        tokio::time::advance(LONGEST_DEAFNESS).await;
+        assert!(!listening.is_catching_up());
+
+        listening.set(HEARS);
+        assert!(listening.is_catching_up());
+        tokio::time::advance(CATCHING_UP).await;
+        assert!(!listening.is_catching_up());
+        listening.set(DEAF);
+        assert!(listening.is_catching_up());
+    }
+}

@@ -9,7 +9,9 @@
 //! 2. They are written again when the store is heard of after it was not
 //!    (`invalidation`), and as soon as a token or a row proves that it was set
 //!    back. Each is a compare-and-swap: what the store has not lost stays as it is.
-//! 3. Whatever else was written then is lost, and so is what a process wrote that
+//! 3. A credential that was refreshed or logged in to later stays as it is,
+//!    whatever its number: the count went back with the database.
+//! 4. Whatever else was written then is lost, and so is what a process wrote that
 //!    ended with the database. Who holds such a token is told to come again for
 //!    as long as another process may still bring it.
 
@@ -133,7 +135,15 @@ impl Core {
             .collect();
         let mut count = 0_u64;
         for entry in entries {
-            count += u64::from(self.write_one_again(entry).await?);
+            match self.write_one_again(entry).await {
+                Ok(is_back) => count += u64::from(is_back),
+                // What no other try would change keeps none of the others waiting.
+                Err(error) if error.kind() != StoreErrorKind::Unavailable => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "an acknowledged write cannot be made again"
+                ),
+                Err(error) => return Err(error),
+            }
         }
         if count > 0 {
             tracing::error!(
@@ -157,14 +167,21 @@ impl Core {
             return Ok(false);
         };
         let is_taken_back = matches!(stored.terminal.as_deref(), Some(REVOKED | DISCONNECTED));
-        if stored.generation >= row.generation || is_taken_back {
+        // The count went back with the database, and may have gone on from there: a
+        // later refresh or a new login has a lower number and counts all the same.
+        let is_outdated = stored.refreshed_at > row.refreshed_at;
+        if stored.generation >= row.generation || is_outdated || is_taken_back {
+            return Ok(false);
+        }
+        let Ok((snapshot, spendable)) = credential::open(self, row) else {
+            return Ok(false);
+        };
+        // It is there already, at a lower number: somebody may be spending it.
+        if credential::open(self, &stored).is_ok_and(|(there, _)| there.is_same(&snapshot)) {
             return Ok(false);
         }
         // Whoever refreshes it just now does so with a token that is spent: this
         // takes the lease away.
-        let Ok((snapshot, spendable)) = credential::open(self, row) else {
-            return Ok(false);
-        };
         let mut next = Credential {
             generation: stored.generation,
             ..row.clone()

@@ -63,6 +63,11 @@ impl SetBack {
         self.client.batch_execute(sql).await.unwrap();
     }
 
+    async fn generation(&self) -> u64 {
+        let grant = self.store.grant(self.issued.grant_id).await;
+        grant.unwrap().unwrap().generation
+    }
+
     async fn asked(&self, regrant: &Regrant, access: &str) -> StatusCode {
         send(&self.lab.gateway(regrant), post(access, ""))
             .await
@@ -105,8 +110,7 @@ async fn several_rotations_that_the_database_forgets_are_made_again_in_their_ord
 
     let answer = refresh(&test.regrant, &token).await;
     assert_eq!(answer.status, StatusCode::OK);
-    let grant = test.store.grant(test.issued.grant_id).await;
-    assert_eq!(grant.unwrap().unwrap().generation, 4);
+    assert_eq!(test.generation().await, 4);
 }
 
 #[tokio::test]
@@ -170,6 +174,51 @@ async fn a_login_that_was_taken_back_is_not_brought_back() {
 }
 
 #[tokio::test]
+async fn what_another_process_refreshed_later_is_not_written_over() {
+    let test = SetBack::start().await;
+    let other = strict(&test.lab, test.store.clone()).await;
+    let access = test.issued.access_token.expose();
+    let refreshers = [&test.regrant, &test.regrant, &test.regrant, &other];
+    for regrant in refreshers {
+        test.lab.clock.advance(HOUR);
+        assert_eq!(test.asked(regrant, access).await, StatusCode::OK);
+    }
+
+    // The other one brings its own back and goes on from there, at a lower
+    // generation than the first one knows.
+    test.forget().await;
+    test.lab.clock.advance(HOUR);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+    test.lab.clock.advance(HOUR);
+
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+    assert_eq!(test.lab.provider.counts().calls, 6);
+}
+
+#[tokio::test]
+async fn a_new_login_is_not_written_over_by_what_was_stored_before_it() {
+    let test = SetBack::start().await;
+    let access = test.issued.access_token.expose();
+    for _ in 0..3 {
+        test.lab.clock.advance(HOUR);
+        assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    }
+    test.forget().await;
+    test.lab.clock.advance(HOUR);
+    let other = strict(&test.lab, test.store.clone()).await;
+    test.lab.issue(&other).await;
+    let sql = "SELECT sealed FROM credentials";
+    let before: Vec<u8> = test.client.query_one(sql, &[]).await.unwrap().get(0);
+
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+
+    let after: Vec<u8> = test.client.query_one(sql, &[]).await.unwrap().get(0);
+    assert!(before == after, "the login's tokens are gone");
+    assert_eq!(test.lab.provider.counts().calls, 3);
+}
+
+#[tokio::test]
 async fn what_was_written_lately_is_written_again_when_the_database_is_heard_of_again() {
     let test = SetBack::start().await;
     let outage = Outage::before_listener(&test.database).await;
@@ -202,6 +251,99 @@ async fn what_was_written_lately_is_written_again_when_the_database_is_heard_of_
     assert_eq!(reason, RevocationReason::Operator);
     let elsewhere = strict(&test.lab, test.store.clone()).await;
     assert_eq!(refresh(&elsewhere, &token).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_was_brought_back_at_a_lower_number_is_left_to_who_spends_it() {
+    let test = SetBack::start().await;
+    let outage = Outage::before_listener(&test.database).await;
+    let store = test.store.clone().listen_at(&outage.url).unwrap();
+    let listening = strict(&test.lab, store).await;
+    hears(&listening, true).await;
+    let access = test.issued.access_token.expose();
+    for regrant in [&test.regrant, &test.regrant, &listening] {
+        test.lab.clock.advance(HOUR);
+        assert_eq!(test.asked(regrant, access).await, StatusCode::OK);
+    }
+    outage.begin();
+    hears(&listening, false).await;
+    test.forget().await;
+    outage.end();
+    hears(&listening, true).await;
+
+    // Somebody spends what was brought back, and the listener is lost once more.
+    test.lab.clock.advance(HOUR);
+    let elsewhere = strict(&test.lab, test.store.clone()).await;
+    test.lab.faults.hold();
+    let reconnected = async {
+        test.lab.faults.arrived(4).await;
+        outage.begin();
+        hears(&listening, false).await;
+        outage.end();
+        hears(&listening, true).await;
+        test.lab.faults.release();
+    };
+    let (answer, ()) = tokio::join!(test.asked(&elsewhere, access), reconnected);
+
+    assert_eq!(answer, StatusCode::OK);
+    test.lab.clock.advance(HOUR);
+    assert_eq!(test.asked(&elsewhere, access).await, StatusCode::OK);
+    assert_eq!(test.lab.provider.counts().calls, 5);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_keeps_nobody_from_hearing_again() {
+    let test = SetBack::start().await;
+    let outage = Outage::before_listener(&test.database).await;
+    let store = test.store.clone().listen_at(&outage.url).unwrap();
+    let listening = strict(&test.lab, store).await;
+    hears(&listening, true).await;
+    test.lab.clock.advance(HOUR);
+    let access = test.issued.access_token.expose();
+    assert_eq!(test.asked(&listening, access).await, StatusCode::OK);
+    let rotated = refresh(&listening, test.issued.refresh_token.expose()).await;
+
+    outage.begin();
+    hears(&listening, false).await;
+    test.forget().await;
+    let sql = "UPDATE credentials SET generation = -1";
+    test.client.execute(sql, &[]).await.unwrap();
+    outage.end();
+    let heard = tokio::time::timeout(Duration::from_secs(30), hears(&listening, true)).await;
+
+    assert!(heard.is_ok());
+    assert_eq!(rotated.status, StatusCode::OK);
+    assert_eq!(test.generation().await, 1);
+}
+
+#[tokio::test]
+async fn a_rotation_waits_for_the_one_before_which_another_process_makes_again_later() {
+    let test = SetBack::start().await;
+    let outage = Outage::before_listener(&test.database).await;
+    let store = test.store.clone().listen_at(&outage.url).unwrap();
+    let listening = strict(&test.lab, store).await;
+    hears(&listening, true).await;
+    let first = refresh(&test.regrant, test.issued.refresh_token.expose()).await;
+    let second = refresh(&listening, &first.text("refresh_token")).await;
+
+    outage.begin();
+    hears(&listening, false).await;
+    test.forget().await;
+    outage.end();
+    hears(&listening, true).await;
+    let access = first.text("access_token");
+    assert_eq!(test.asked(&test.regrant, &access).await, StatusCode::OK);
+    let is_there = async {
+        while test.generation().await < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let is_there = tokio::time::timeout(Duration::from_secs(30), is_there).await;
+
+    assert!(is_there.is_ok());
+    let elsewhere = strict(&test.lab, test.store.clone()).await;
+    let answer = refresh(&elsewhere, &second.text("refresh_token")).await;
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test]
