@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::future::BoxFuture;
 use regrant::Regrant;
+use regrant::StartError;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
 use regrant::provider::ProviderErrorKind;
@@ -110,12 +111,14 @@ impl Deployment {
             })?;
         let keyring =
             Keyring::parse(keys).map_err(|error| Invalid(format!("REGRANT_KEYS: {error}")))?;
+        let kept = store.deadlines().await.map_err(StartError::Store)?;
         // No route is served from here, so the public URL is never shown.
         let regrant = Regrant::builder("http://localhost", store, keyring)
             .provider(provider, Elsewhere)
             .lifetimes(self.lifetimes.lifetimes())
             // Nothing but what was asked for.
             .retention(retention.never_sweep())
+            .operates(kept)
             .start()
             .await?;
         Ok(regrant)

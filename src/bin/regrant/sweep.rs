@@ -46,6 +46,11 @@ impl Sweep {
             retention = retention.tombstones(time);
         }
         let store = self.deployment.store()?;
+        // Gateways of the version before, which tell nothing, may let logins live
+        // for longer than the default.
+        if store.deadlines().await?.is_none() {
+            return Err(UNTOLD.into());
+        }
         let regrant = self.deployment.regrant_on(store, "none", retention).await?;
         let swept = regrant.sweep().await?;
         if self.json {
@@ -63,3 +68,6 @@ impl Sweep {
         Ok(ExitCode::SUCCESS)
     }
 }
+
+const UNTOLD: &str = "no gateway of this version has said yet how long logins live, so nothing is \
+                      known to be over: start one first";
