@@ -50,6 +50,7 @@ use crate::start::StartError;
 use crate::start::check_keys;
 use crate::state::Core;
 use crate::state::PublicUrl;
+use crate::store::Deadlines;
 use crate::store::RevocationReason;
 use crate::store::RotationPolicy;
 use crate::store::Store;
@@ -104,6 +105,7 @@ impl Regrant {
             cached_grants: DEFAULT_CACHED_GRANTS,
             advertised: Advertised::default(),
             repo_grants: None,
+            operates: None,
             #[cfg(feature = "reqwest")]
             github_app: None,
             replaced: BTreeSet::new(),
@@ -201,6 +203,8 @@ pub struct RegrantBuilder {
     repo_grants: Option<RepoGrantPolicy>,
     #[cfg(feature = "reqwest")]
     github_app: Option<GitHubApp>,
+    /// `None`: a gateway.
+    operates: Option<Option<Deadlines>>,
     /// Names that were given more than once.
     replaced: BTreeSet<Box<str>>,
     jitter_seed: Option<u64>,
@@ -327,6 +331,18 @@ impl RegrantBuilder {
         self
     }
 
+    /// For a tool of the operator's, which is no gateway: what it is started with
+    /// says nothing of the deployment. It tells the store no lifetimes, by which a
+    /// sweep would judge logins, retires no key, and leaves telling providers of
+    /// what has ended to those who know them. `kept` is what gateways have told
+    /// the store, if any has ([`Upkeep::raise_deadlines`]).
+    ///
+    /// [`Upkeep::raise_deadlines`]: crate::store::Upkeep::raise_deadlines
+    pub fn operates(mut self, kept: Option<Deadlines>) -> Self {
+        self.operates = Some(kept);
+        self
+    }
+
     /// Makes waiting times repeatable. The default is to draw them anew.
     #[cfg(any(test, feature = "test-util"))]
     pub fn jitter_seed(mut self, seed: u64) -> Self {
@@ -388,10 +404,15 @@ impl RegrantBuilder {
                  restart; give keys of your own",
             )));
         }
-        let keyring = check_keys(&*self.store, self.keyring, &*self.clock, &self.lifetimes).await?;
-        let repo_grants = self.repo_grants.as_ref();
-        let deadlines = retention::raise_deadlines(&*self.store, &self.lifetimes, repo_grants);
-        let deadlines = deadlines.await.map_err(StartError::Store)?;
+        let (store, lifetimes) = (&*self.store, &self.lifetimes);
+        let is_gateway = self.operates.is_none();
+        let keyring = check_keys(store, self.keyring, &*self.clock, lifetimes, is_gateway).await?;
+        let own = retention::deadlines_of(lifetimes, self.repo_grants.as_ref());
+        let deadlines = match self.operates {
+            None => store.upkeep().raise_deadlines(own).await,
+            Some(kept) => Ok(kept.map_or(own, |kept| retention::longest(own, kept))),
+        };
+        let deadlines = deadlines.map_err(StartError::Store)?;
 
         let turns = self.providers.iter().filter_map(|(name, provider)| {
             let count = provider.concurrency();
@@ -429,7 +450,9 @@ impl RegrantBuilder {
             #[cfg(feature = "reqwest")]
             github_app: self.github_app,
         });
-        revocation::watch(&core);
+        if is_gateway {
+            revocation::watch(&core);
+        }
         invalidation::watch(&core);
         retention::watch(&core);
         keep_alive::watch(&core);

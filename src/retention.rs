@@ -36,7 +36,6 @@ use crate::store::Deadlines;
 use crate::store::Grant;
 use crate::store::Outlived;
 use crate::store::RevocationReason;
-use crate::store::Store;
 use crate::store::StoreError;
 use crate::sync::lock;
 use crate::telemetry;
@@ -85,21 +84,28 @@ pub struct SweepReport {
     pub ended: u64,
 }
 
-/// Tells the store how long what is issued here may live. How long it may live
-/// anywhere.
-pub(crate) async fn raise_deadlines(
-    store: &dyn Store,
+/// How long what is issued here may live.
+pub(crate) fn deadlines_of(
     lifetimes: &Lifetimes,
     repo_grants: Option<&RepoGrantPolicy>,
-) -> Result<Deadlines, StoreError> {
+) -> Deadlines {
     let direct = repo_grants.map_or(Duration::ZERO, |policy| policy.lifetime);
-    let deadlines = Deadlines {
+    Deadlines {
         refresh_idle: whole_seconds(lifetimes.refresh_idle),
         refresh_absolute: whole_seconds(lifetimes.refresh_absolute),
         direct: whole_seconds(direct),
         code: whole_seconds(lifetimes.code),
-    };
-    store.upkeep().raise_deadlines(deadlines).await
+    }
+}
+
+/// Of each the longer one.
+pub(crate) fn longest(one: Deadlines, other: Deadlines) -> Deadlines {
+    Deadlines {
+        refresh_idle: one.refresh_idle.max(other.refresh_idle),
+        refresh_absolute: one.refresh_absolute.max(other.refresh_absolute),
+        direct: one.direct.max(other.direct),
+        code: one.code.max(other.code),
+    }
 }
 
 /// Sweeps now and then, for as long as the gateway lives and is not drained.
@@ -129,8 +135,8 @@ pub(crate) fn watch(core: &Arc<Core>) {
 }
 
 async fn sweep(core: &Arc<Core>) -> Result<SweepReport, StoreError> {
-    let deadlines = raise_deadlines(&*core.store, &core.lifetimes, core.repo_grants.as_ref());
-    *lock(&core.deadlines) = deadlines.await?;
+    let own = deadlines_of(&core.lifetimes, core.repo_grants.as_ref());
+    *lock(&core.deadlines) = core.store.upkeep().raise_deadlines(own).await?;
     let mut pass = Pass {
         core,
         over: Over::by(core),

@@ -30,6 +30,7 @@ pub(crate) async fn check_keys(
     keyring: Keyring,
     clock: &dyn Clock,
     lifetimes: &Lifetimes,
+    is_gateway: bool,
 ) -> Result<Keyring, StartError> {
     let check = KeyCheck {
         store,
@@ -44,7 +45,9 @@ pub(crate) async fn check_keys(
     // And once more: of two replicas that give one id to different keys at the
     // same time, one stops here.
     let known = check.known().await?;
-    check.retire(&known).await.map_err(StartError::Store)?;
+    if is_gateway {
+        check.retire(&known).await.map_err(StartError::Store)?;
+    }
 
     let ids: Vec<_> = known.iter().map(|key| key.id.as_str()).collect();
     Ok(keyring.with_retired(&ids))

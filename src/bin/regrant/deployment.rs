@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::future::BoxFuture;
 use regrant::Regrant;
+use regrant::StartError;
 use regrant::provider::Provider;
 use regrant::provider::ProviderError;
 use regrant::provider::ProviderErrorKind;
@@ -24,6 +25,10 @@ pub(crate) struct Database {
     /// Where grants are kept
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// The same database without a pooler, to migrate and to listen; the default
+    /// is the other one
+    #[arg(long, env, hide_env_values = true, value_name = "URL")]
+    database_listen_url: Option<String>,
 }
 
 #[derive(Args)]
@@ -75,6 +80,15 @@ impl Database {
             })?;
         let store = PostgresStore::connect(url)
             .map_err(|error| Invalid(format!("DATABASE_URL: {error}")))?;
+        if let Some(url) = self
+            .database_listen_url
+            .as_ref()
+            .filter(|url| !url.is_empty())
+        {
+            return store
+                .listen_at(url)
+                .map_err(|error| Invalid(format!("DATABASE_LISTEN_URL: {error}")).into());
+        }
         Ok(store)
     }
 }
@@ -110,12 +124,14 @@ impl Deployment {
             })?;
         let keyring =
             Keyring::parse(keys).map_err(|error| Invalid(format!("REGRANT_KEYS: {error}")))?;
+        let kept = store.deadlines().await.map_err(StartError::Store)?;
         // No route is served from here, so the public URL is never shown.
         let regrant = Regrant::builder("http://localhost", store, keyring)
             .provider(provider, Elsewhere)
             .lifetimes(self.lifetimes.lifetimes())
             // Nothing but what was asked for.
             .retention(retention.never_sweep())
+            .operates(kept)
             .start()
             .await?;
         Ok(regrant)

@@ -102,6 +102,7 @@ Example:
   regrant credentials list --state terminal
 
 Environment:
-  DATABASE_URL    the gateway's database; a direct connection for `migrate`
+  DATABASE_URL    the gateway's database
+  DATABASE_LISTEN_URL    the same without a pooler, if there is one
   REGRANT_KEYS    the gateway's keys; listing and showing do without
 Give both by the environment: `ps` shows what is on the command line.";

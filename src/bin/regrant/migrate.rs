@@ -13,8 +13,9 @@ use crate::output;
 /// Migrations expand, then contract: what one adds, gateways of the version before
 /// neither read nor write. So migrate first and replace the gateways afterwards, one
 /// by one; those of the version before serve on meanwhile. There is no way back by
-/// this command: an older gateway runs on the newer schema, but does not start if it
-/// migrates by itself.
+/// this command: an older gateway runs on the newer schema, and leaves it alone if it
+/// migrates by itself. One that was made for version 4 of the schema or older does not
+/// start then.
 ///
 /// It never changes or deletes a row of yours, and needs no key. A migration that
 /// builds an index holds its table for as long as that takes: the page `deployment` of
@@ -57,6 +58,8 @@ impl Migrate {
             }
         } else {
             store.migrate().await?;
+            // What a gateway goes on with, an operator wants to know.
+            store.pending_migrations().await?;
         }
         // One of a later version is left alone, which is not what was asked for.
         store.pending_migrations().await?;

@@ -70,11 +70,15 @@ pub(crate) fn or_dash(text: Option<&str>) -> String {
 
 /// RFC 3339 in UTC, to the second.
 pub(crate) fn time(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time);
-    let whole = time.replace_nanosecond(0).unwrap_or(time);
-    whole
-        .format(&Rfc3339)
-        .unwrap_or_else(|_error| "out of range".to_owned())
+    // Whatever a row says, the others are still listed.
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = seconds
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok());
+    seconds
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|whole| whole.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "out of range".to_owned())
 }
 
 /// `in 59m`, `3d ago`: the largest unit that fits, rounded down.
@@ -128,6 +132,8 @@ mod tests {
         }
         assert_eq!(relative(now, now - Duration::from_secs(90)), "90s ago");
         assert_eq!(time(now), "1970-01-12T13:46:40Z");
+        let year_12000 = SystemTime::UNIX_EPOCH + Duration::from_secs(316_500_000_000);
+        assert_eq!(time(year_12000), "out of range");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::output;
 ///
 /// Gateways do this by themselves; this is one pass more, now. Of grants, codes and
 /// credentials it deletes those that have been over for longer than tombstones stay,
-/// by the longest lifetimes that any gateway of this deployment was started with. It
-/// never deletes what could still be used, and never asks a provider: a login that is
+/// by the longest lifetimes that any gateway of this deployment was started with; before
+/// one of this version has started it refuses. It never deletes what could still be used, and never asks a provider: a login that is
 /// alive and that nobody uses any more is ended by a gateway.
 ///
 /// It reads every row, page by page, and rests as long as it works.
@@ -46,6 +46,11 @@ impl Sweep {
             retention = retention.tombstones(time);
         }
         let store = self.deployment.store()?;
+        // Gateways of the version before, which tell nothing, may let logins live
+        // for longer than the default.
+        if store.deadlines().await?.is_none() {
+            return Err(UNTOLD.into());
+        }
         let regrant = self.deployment.regrant_on(store, "none", retention).await?;
         let swept = regrant.sweep().await?;
         if self.json {
@@ -63,3 +68,6 @@ impl Sweep {
         Ok(ExitCode::SUCCESS)
     }
 }
+
+const UNTOLD: &str = "no gateway of this version has said yet how long logins live, so nothing is \
+                      known to be over: start one first";

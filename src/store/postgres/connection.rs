@@ -98,7 +98,7 @@ impl Connections {
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(DEFAULT_BUDGET))
             // Each host has a limit of its own, and says more when it is over.
-            .create_timeout(Some(hosts.limit() + ATTEMPT))
+            .create_timeout(Some(hosts.limit().saturating_add(ATTEMPT)))
             .recycle_timeout(Some(ATTEMPT))
             .build()
             .map_err(|error| refuse("cannot be used").caused_by(error))?;

@@ -7,6 +7,7 @@
 use std::str::FromStr as _;
 
 use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 
 use crate::error::ConfigError;
 
@@ -44,8 +45,14 @@ impl ConnectionString {
             ours,
             has_target,
         } = Split::of(text);
-        let config =
-            Config::from_str(&rest).map_err(|error| refuse("cannot be read").caused_by(error))?;
+        // Its error names what it takes for an option: in a string that is not of
+        // its form, that may be the password.
+        let config = Config::from_str(&rest).map_err(|_error| refuse(UNREADABLE))?;
+        if is_url(text) && config.get_hosts().iter().any(is_misread) {
+            return Err(refuse(
+                "has an `@` in a host: write %40 for each `@` of a user name or a password",
+            ));
+        }
         let tls = TlsSettings::of(ours)?;
         Ok(Self {
             config,
@@ -109,8 +116,7 @@ struct Split {
 
 impl Split {
     fn of(text: &str) -> Self {
-        let is_url = URL_PREFIXES.iter().any(|prefix| text.starts_with(prefix));
-        if is_url {
+        if is_url(text) {
             Self::of_url(text)
         } else {
             Self::of_pairs(text)
@@ -171,6 +177,16 @@ impl Split {
     }
 }
 
+fn is_url(text: &str) -> bool {
+    URL_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+}
+
+/// Whether it holds the end of a password: errors name hosts, and resolvers are
+/// asked for them.
+fn is_misread(host: &Host) -> bool {
+    matches!(host, Host::Tcp(name) if name.contains('@'))
+}
+
 /// The first `name = value` of a text, and what is left of it.
 fn pair(text: &str) -> Option<(&str, String, &str)> {
     let end = text.find(|c: char| c.is_whitespace() || c == '=')?;
@@ -228,6 +244,9 @@ pub(super) fn refuse(reason: &str) -> ConfigError {
     ConfigError::new("the connection string", reason)
 }
 
+const UNREADABLE: &str = "cannot be read: write postgres://USER:PASSWORD@HOST/DATABASE, with what \
+                          is special in a password percent-encoded, or pairs such as host=HOST \
+                          password='…', with options that PostgreSQL has";
 const URL_PREFIXES: [&str; 2] = ["postgres://", "postgresql://"];
 const OURS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
 
@@ -297,6 +316,28 @@ mod tests {
             "postgres://a,b/x?target_session_attrs=any",
         ] {
             assert!(ConnectionString::parse(text).unwrap().has_target);
+        }
+    }
+
+    #[test]
+    fn an_error_never_repeats_what_may_be_a_password() {
+        for text in [
+            // One of another scheme, or with a blank before it, is no URL.
+            "postgresql+asyncpg://u:canary@db/x?sslmode=disable",
+            " postgres://u:canary@db/x?sslmode=disable",
+            "POSTGRES://u:canary@db/x?sslmode=disable",
+            // Characters that are not escaped.
+            "host=db password=my canary=x",
+            "postgres://u@db/x?password=a&canary=b",
+            "postgres://u:pass@canary@db/x",
+            "postgres://u:pass@canary@db/x?sslmode=disable",
+        ] {
+            let error = ConnectionString::parse(text).err().unwrap();
+            let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
+                error.source()
+            });
+            let said: String = causes.map(|cause| format!("{cause} {cause:?} ")).collect();
+            assert!(!said.contains("canary"), "{said}");
         }
     }
 

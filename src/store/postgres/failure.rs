@@ -70,14 +70,17 @@ fn classify(code: Option<&str>, is_prepared: bool) -> (StoreErrorKind, StoreTrou
         ("40001" | "40P01", _) => (Unavailable, StoreTrouble::Contention, Keep),
         // A standby, or a primary that became one.
         ("25006", _) => (Unavailable, StoreTrouble::ReadOnly, Lose),
-        // The server ended it in order, so it works.
-        ("57014", _) => (Unavailable, StoreTrouble::Timeout, Keep),
+        // The server ended it in order, so it works: `statement_timeout` and
+        // `lock_timeout`.
+        ("57014" | "55P03", _) => (Unavailable, StoreTrouble::Timeout, Keep),
         ("42P01" | "42703", _) => (Schema, StoreTrouble::Schema, Keep),
         // The table changed under the statement, or a pooler gave us a server
         // that does not know it, or knows it already.
         ("0A000" | "26000" | "42P05", _) if is_prepared => {
             (Unavailable, StoreTrouble::Prepared, Discard)
         }
+        // `transaction_timeout`, which ends the connection too.
+        ("25P04", _) => (Unavailable, StoreTrouble::Timeout, Discard),
         (_, "08") => (Unavailable, StoreTrouble::Broken, Discard),
         (_, "53") => (Unavailable, StoreTrouble::Resources, Keep),
         (_, "57") if code.starts_with("57P") => (Unavailable, StoreTrouble::Shutdown, Discard),
@@ -93,7 +96,12 @@ mod tests {
     fn every_sqlstate_says_whether_to_try_again_and_on_what() {
         let (passing, broken) = (StoreErrorKind::Unavailable, Connection::Discard);
         for (codes, kind, connection) in [
-            (&["40001", "40P01", "57014"][..], passing, Connection::Keep),
+            (
+                &["40001", "40P01", "55P03", "57014"][..],
+                passing,
+                Connection::Keep,
+            ),
+            (&["25P04"], passing, broken),
             (
                 &["53000", "53100", "53200", "53300"],
                 passing,

@@ -79,7 +79,8 @@ async fn updates_that_cannot_be_serialized_are_tried_again_until_all_are_counted
     let sql = format!("ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'");
     let admin = database.client().await;
     admin.batch_execute(&sql).await.unwrap();
-    let store = PostgresStore::connect(&database.url).unwrap();
+    // A pooler may have sessions of before.
+    let store = PostgresStore::connect(&database.direct).unwrap();
     // All wait for the same row, and but one of them are too late for it.
     admin
         .batch_execute(&format!(

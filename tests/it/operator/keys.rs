@@ -1,6 +1,10 @@
 //! `regrant keys status` and `rotate`.
 
+use regrant::Regrant;
+use regrant::seal::Keyring;
+use regrant::store::KeyRecord;
 use regrant::store::Store as _;
+use regrant::store::memory::MemoryStore;
 use serde_json::Value;
 
 use super::Desk;
@@ -114,4 +118,31 @@ async fn rows_that_do_not_open_are_counted_and_fail_a_rotation() {
         (&0.into(), &1.into())
     );
     assert!(stderr(&output).contains("1 rows do not open"), "{output:?}");
+}
+
+/// It may know fewer keys than the gateways, and other lifetimes.
+#[tokio::test]
+async fn a_command_retires_no_key_and_a_gateway_does() {
+    let store = MemoryStore::new();
+    let unused = KeyRecord {
+        id: "k0".to_owned(),
+        check_value: [0; 32],
+        registered_at: None,
+        retired_at: None,
+    };
+    store.register_key(unused).await.unwrap();
+    let builder = || {
+        let keyring = Keyring::parse(KEYS).unwrap();
+        Regrant::builder("http://localhost", store.clone(), keyring)
+    };
+    let is_retired = async || {
+        let keys = store.keys().await.unwrap();
+        let key = keys.iter().find(|key| key.id == "k0").unwrap();
+        key.retired_at.is_some()
+    };
+
+    builder().operates(None).start().await.unwrap();
+    assert!(!is_retired().await);
+    builder().start().await.unwrap();
+    assert!(is_retired().await);
 }

@@ -1,11 +1,22 @@
 //! `regrant grants revoke`.
 
+use std::time::Duration;
+
 use regrant::GrantId;
+use regrant::Regrant;
+use regrant::clock::Clock as _;
+use regrant::clock::SystemClock;
+use regrant::seal::Keyring;
 use regrant::store::RevocationReason;
 use regrant::store::Store as _;
+use regrant::store::memory::MemoryStore;
 
+use super::DAY;
 use super::Desk;
+use super::credential;
+use super::grant;
 use super::stderr;
+use crate::support::KEYS;
 
 #[tokio::test]
 async fn grants_are_revoked_by_their_ids_and_what_had_ended_is_said() {
@@ -87,4 +98,29 @@ async fn a_filter_revokes_nothing_without_yes_and_all_that_matches_with_it() {
 async fn reason(desk: &Desk, id: GrantId) -> Option<RevocationReason> {
     let row = desk.store.grant(id).await.unwrap().unwrap();
     row.revoked.map(|(_at, reason)| reason)
+}
+
+/// A command may run for hours, as `keys rotate` does, and knows no provider.
+#[tokio::test(start_paused = true)]
+async fn what_providers_are_still_to_hear_is_not_given_up_by_a_command() {
+    let store = MemoryStore::new();
+    let held = credential("ada", "linear");
+    let (ended_at, due) = (SystemClock.now() - 2 * DAY, SystemClock.now() - DAY);
+    let mut ended = grant("ada", None, &[&held]);
+    ended.revoked = Some((ended_at, RevocationReason::Client));
+    ended.upstream_due = Some(due);
+    store.insert_credential(held).await.unwrap();
+    store.insert_grant(ended.clone()).await.unwrap();
+
+    let keyring = Keyring::parse(KEYS).unwrap();
+    let command = Regrant::builder("http://localhost", store.clone(), keyring)
+        .operates(None)
+        .start()
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    drop(command);
+
+    let row = store.grant(ended.id).await.unwrap().unwrap();
+    assert_eq!(row.upstream_due, Some(due));
 }
