@@ -36,7 +36,7 @@ pub(crate) fn watch(core: &Arc<Core>) {
     let mut changes = core.store.changes();
     let weak = Arc::downgrade(core);
     let task = runtime.spawn(async move {
-        let mut again_at = None;
+        let (mut again_at, mut again) = (None, None);
         loop {
             let change = match again_at {
                 Some(at) => tokio::time::timeout_at(at, changes.next()).await,
@@ -50,14 +50,10 @@ pub(crate) fn watch(core: &Arc<Core>) {
                 Ok(None) => return,
                 Err(_elapsed) => {
                     again_at = None;
-                    // A rotation can be made again once the one before was, which
-                    // may have been another process's. The store may be gone
-                    // again; then there will be another reconnect.
-                    if let Err(error) = core.write_again().await {
-                        tracing::debug!(
-                            error = &error as &dyn std::error::Error,
-                            "the last writes are not looked after once more"
-                        );
+                    // What ends meanwhile is not to wait for it.
+                    if again.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+                        let task = tokio::spawn(write_again(Arc::clone(&core)));
+                        again = Some(AbortOnDropHandle::new(task));
                     }
                 }
             }
@@ -89,6 +85,18 @@ async fn heed(core: &Core, change: Change) {
         Change::Deaf => core.listening.set(DEAF),
         Change::Grant(id) => core.cache.forget(id),
         Change::Credential(id) => read_again(core, id).await,
+    }
+}
+
+/// A rotation can be made again once the one before was, which may have been
+/// another process's.
+async fn write_again(core: Arc<Core>) {
+    // The store may be gone again; then there will be another reconnect.
+    if let Err(error) = core.write_again().await {
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "the last writes are not looked after once more"
+        );
     }
 }
 
@@ -176,7 +184,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Others notice a little later, and may have much to write.
 const CATCHING_UP: Duration = Duration::from_secs(30);
 /// While others catch up.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(5);
 /// Longer than it takes to listen again to a store that answers.
 const LONGEST_DEAFNESS: Duration = Duration::from_secs(120);
 
