@@ -421,6 +421,7 @@ pub(crate) fn again(
         expires_at: row.expires_at,
         refreshed_at: row.refreshed_at,
         linked,
+        unless_revoked: false,
     })
 }
 

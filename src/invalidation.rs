@@ -82,7 +82,12 @@ async fn heed(core: &Core, change: Change) {
             }
             core.listening.set(HEARS);
         }
-        Change::Deaf => core.listening.set(DEAF),
+        Change::Deaf => {
+            if core.listening.hears() != Some(false) {
+                core.forget_old_writes();
+            }
+            core.listening.set(DEAF);
+        }
         Change::Grant(id) => core.cache.forget(id),
         Change::Credential(id) => read_again(core, id).await,
     }

@@ -5,7 +5,8 @@
 //! the client has its new token, the provider has taken the old one.
 //!
 //! 1. Rotations, refreshed credentials and revocations of the last two minutes
-//!    are kept here, bounded in number: of tokens only hashes and what is sealed.
+//!    are kept here, the newest thousands of them: of tokens only hashes and what
+//!    is sealed.
 //! 2. They are written again when the store is heard of after it was not
 //!    (`invalidation`), and as soon as a token or a row proves that it was set
 //!    back. Each is a compare-and-swap: what the store has not lost stays as it is.
@@ -70,15 +71,17 @@ impl Core {
         let mut entries = lock(&self.journal.0);
         // While the store is not heard of, what it may lose does not get old.
         if self.listening.hears() != Some(false) {
-            let is_old = |at: &Instant| at.elapsed() > KEPT_FOR;
-            while entries.front().is_some_and(|(at, _)| is_old(at)) {
-                entries.pop_front();
-            }
+            drop_old(&mut entries);
         }
         if entries.len() >= AT_MOST {
             entries.pop_front();
         }
         entries.push_back((Instant::now(), entry));
+    }
+
+    /// The store is not heard of any more: what it has had for long is not lost.
+    pub(crate) fn forget_old_writes(&self) {
+        drop_old(&mut lock(&self.journal.0));
     }
 
     /// Writes everything again that the store may have forgotten.
@@ -187,8 +190,10 @@ impl Core {
             ..row.clone()
         };
         let access_token = &snapshot.access_token;
-        let tokens = credential::again(self, &next, access_token, spendable.as_ref(), false)
+        let mut tokens = credential::again(self, &next, access_token, spendable.as_ref(), false)
             .map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error))?;
+        // Its user may have taken it back since the row was read.
+        tokens.unless_revoked = true;
         next.sealed.clone_from(&tokens.sealed);
         next.generation += 1;
         if !self
@@ -207,7 +212,14 @@ impl Core {
     }
 }
 
+fn drop_old(entries: &mut VecDeque<(Instant, Entry)>) {
+    let is_old = |at: &Instant| at.elapsed() > KEPT_FOR;
+    while entries.front().is_some_and(|(at, _)| is_old(at)) {
+        entries.pop_front();
+    }
+}
+
 /// Longer than any replica lags behind that could be promoted.
 const KEPT_FOR: Duration = Duration::from_secs(120);
-/// A few megabytes.
-const AT_MOST: usize = 4_096;
+/// Some megabytes.
+const AT_MOST: usize = 16_384;

@@ -120,6 +120,7 @@ impl Regrant {
                 expires_at: row.expires_at,
                 refreshed_at: row.refreshed_at,
                 linked,
+                unless_revoked: false,
             };
             // Whoever won, the next look tells.
             core.store.replace(id, known.generation, tokens).await?;

@@ -180,6 +180,7 @@ impl Settling {
             expires_at: self.row.expires_at,
             refreshed_at: self.row.refreshed_at,
             linked: false,
+            unless_revoked: true,
         };
         if self.core.store.replace(id, generation, tokens).await? {
             telemetry::count(&self.row.provider, Outcome::Recovered);

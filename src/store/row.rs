@@ -271,6 +271,9 @@ pub struct Replacement {
     pub refreshed_at: SystemTime,
     /// Whether [`Credential::linked`] is set from now on; `false` leaves it.
     pub linked: bool,
+    /// Not if it has ended as [`REVOKED`] or [`DISCONNECTED`]: these are not a
+    /// provider's word, and older tokens do not take them back.
+    pub unless_revoked: bool,
 }
 
 /// The replacement of a refresh token by its successor.

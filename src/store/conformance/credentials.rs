@@ -11,7 +11,10 @@ use super::noon;
 use crate::id::CredentialId;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::DISCONNECTED;
+use crate::store::LOST_IN_FLIGHT;
 use crate::store::LeaseHolder;
+use crate::store::REVOKED;
 use crate::store::Replacement;
 use crate::store::Settlement;
 use crate::store::Store;
@@ -41,6 +44,7 @@ pub(super) async fn a_replacement_needs_the_present_generation_and_revives(store
         expires_at: Some(noon() + MINUTE),
         refreshed_at: noon(),
         linked: false,
+        unless_revoked: false,
     };
     assert!(!store.replace(id, 1, tokens(1)).await.unwrap());
 
@@ -61,6 +65,37 @@ pub(super) async fn a_replacement_needs_the_present_generation_and_revives(store
     );
     assert_eq!(row.expires_at, Some(noon() + MINUTE));
     assert!(row.fence > claim.fence);
+}
+
+pub(super) async fn what_was_taken_back_is_revived_only_by_who_means_to(store: &dyn Store) {
+    let tokens = |unless_revoked| Replacement {
+        sealed: vec![7],
+        expires_at: None,
+        refreshed_at: noon(),
+        linked: false,
+        unless_revoked,
+    };
+    for (reason, is_spared) in [
+        (REVOKED, true),
+        (DISCONNECTED, true),
+        (LOST_IN_FLIGHT, false),
+        ("invalid_grant", false),
+    ] {
+        let Credential { id, .. } = inserted(store).await;
+        let claim = claimed(store, id, MINUTE).await;
+        assert!(store.settle(claim, terminal(reason)).await.unwrap());
+
+        let replaced = store.replace(id, 0, tokens(true)).await.unwrap();
+
+        assert_eq!(replaced, !is_spared, "{reason}");
+        let row = store.credential(id).await.unwrap().unwrap();
+        assert_eq!(row.terminal.is_some(), is_spared, "{reason}");
+        if is_spared {
+            assert!(store.replace(id, 0, tokens(false)).await.unwrap());
+            let row = store.credential(id).await.unwrap().unwrap();
+            assert_eq!(row.terminal, None, "{reason}");
+        }
+    }
 }
 
 pub(super) async fn a_settlement_needs_generation_and_fence(store: &dyn Store) {

@@ -57,6 +57,7 @@ pub async fn check(store: Arc<dyn Store>) {
     credentials::a_settlement_needs_generation_and_fence(&*store).await;
     credentials::a_terminal_credential_is_never_claimed_again(&*store).await;
     credentials::a_replacement_needs_the_present_generation_and_revives(&*store).await;
+    credentials::what_was_taken_back_is_revived_only_by_who_means_to(&*store).await;
     credentials::of_many_claims_at_once_exactly_one_wins(&store).await;
     grants::rotation_needs_generation_hash_and_life(&*store).await;
     grants::a_pair_that_nobody_has_used_is_replaced(&*store).await;
@@ -181,6 +182,7 @@ async fn what_is_not_there_is_not_made_up(store: &dyn Store) {
         expires_at: None,
         refreshed_at: now,
         linked: false,
+        unless_revoked: false,
     };
 
     assert!(store.grant(id).await.unwrap().is_none());

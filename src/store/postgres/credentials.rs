@@ -14,8 +14,10 @@ use super::rows::to_integer;
 use crate::id::CredentialId;
 use crate::store::Claim;
 use crate::store::Credential;
+use crate::store::DISCONNECTED;
 use crate::store::KeyRecord;
 use crate::store::LeaseHolder;
+use crate::store::REVOKED;
 use crate::store::Replacement;
 use crate::store::Settlement;
 use crate::store::StoreError;
@@ -193,6 +195,7 @@ pub(super) async fn replace(
              forced_at = NULL, terminal = NULL, lease_until = NULL,
              unsettled = 0, failures = 0, linked = linked OR $6
          WHERE id = $1 AND generation = $2
+             AND (NOT $7 OR terminal IS NULL OR terminal NOT IN ($8, $9))
          RETURNING id",
             &[
                 (&Uuid(*id.as_bytes()), Type::UUID),
@@ -201,6 +204,9 @@ pub(super) async fn replace(
                 (&tokens.expires_at, Type::TIMESTAMPTZ),
                 (&tokens.refreshed_at, Type::TIMESTAMPTZ),
                 (&tokens.linked, Type::BOOL),
+                (&tokens.unless_revoked, Type::BOOL),
+                (&REVOKED, Type::TEXT),
+                (&DISCONNECTED, Type::TEXT),
             ],
         )
         .await?;

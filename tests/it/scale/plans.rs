@@ -86,6 +86,7 @@ async fn send_each(table: &Table) -> usize {
         expires_at: row.expires_at,
         refreshed_at: now,
         linked: false,
+        unless_revoked: false,
     };
     assert!(
         store
