@@ -105,7 +105,7 @@ impl Regrant {
             cached_grants: DEFAULT_CACHED_GRANTS,
             advertised: Advertised::default(),
             repo_grants: None,
-            operates: None,
+            role: Role::Gateway,
             #[cfg(feature = "reqwest")]
             github_app: None,
             replaced: BTreeSet::new(),
@@ -203,8 +203,7 @@ pub struct RegrantBuilder {
     repo_grants: Option<RepoGrantPolicy>,
     #[cfg(feature = "reqwest")]
     github_app: Option<GitHubApp>,
-    /// `None`: a gateway.
-    operates: Option<Option<Deadlines>>,
+    role: Role,
     /// Names that were given more than once.
     replaced: BTreeSet<Box<str>>,
     jitter_seed: Option<u64>,
@@ -339,7 +338,7 @@ impl RegrantBuilder {
     ///
     /// [`Upkeep::raise_deadlines`]: crate::store::Upkeep::raise_deadlines
     pub fn operates(mut self, kept: Option<Deadlines>) -> Self {
-        self.operates = Some(kept);
+        self.role = Role::Operator(kept);
         self
     }
 
@@ -405,12 +404,12 @@ impl RegrantBuilder {
             )));
         }
         let (store, lifetimes) = (&*self.store, &self.lifetimes);
-        let is_gateway = self.operates.is_none();
+        let is_gateway = matches!(self.role, Role::Gateway);
         let keyring = check_keys(store, self.keyring, &*self.clock, lifetimes, is_gateway).await?;
         let own = retention::deadlines_of(lifetimes, self.repo_grants.as_ref());
-        let deadlines = match self.operates {
-            None => store.upkeep().raise_deadlines(own).await,
-            Some(kept) => Ok(kept.map_or(own, |kept| retention::longest(own, kept))),
+        let deadlines = match self.role {
+            Role::Gateway => store.upkeep().raise_deadlines(own).await,
+            Role::Operator(kept) => Ok(kept.map_or(own, |kept| retention::longest(own, kept))),
         };
         let deadlines = deadlines.map_err(StartError::Store)?;
 
@@ -463,6 +462,14 @@ impl RegrantBuilder {
         let app = self.repo_grants.as_ref().map(|policy| &*policy.provider);
         keep_alive::check(&self.keep_alive, &self.providers, app)
     }
+}
+
+/// What a process is for.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Gateway,
+    /// With the deadlines that gateways have told, if any has.
+    Operator(Option<Deadlines>),
 }
 
 const CACHED_CLIENTS: usize = 10_000;

@@ -17,8 +17,9 @@ use crate::output;
 /// Gateways do this by themselves; this is one pass more, now. Of grants, codes and
 /// credentials it deletes those that have been over for longer than tombstones stay,
 /// by the longest lifetimes that any gateway of this deployment was started with; before
-/// one of this version has started it refuses. It never deletes what could still be used, and never asks a provider: a login that is
-/// alive and that nobody uses any more is ended by a gateway.
+/// one of this version has started it refuses. It never deletes what could still be
+/// used, and never asks a provider: a login that is alive and that nobody uses any more
+/// is ended by a gateway.
 ///
 /// It reads every row, page by page, and rests as long as it works.
 #[derive(Args)]
