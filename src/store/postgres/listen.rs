@@ -9,9 +9,12 @@
 //! 3. Nothing depends on it. Without it the staleness bound holds.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::Either;
+use futures_util::future::select;
 use futures_util::stream;
 use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
@@ -89,10 +92,12 @@ impl Listener {
         let mut is_listening = false;
         loop {
             let until = probe.as_ref().map_or(next_probe_at, |probe| probe.due_at);
-            let heard = tokio::select! {
-                heard = tokio::time::timeout_at(until, said.recv()) => heard,
+            let next = pin!(tokio::time::timeout_at(until, said.recv()));
+            let heard = match select(next, pin!(moves.changed())).await {
+                Either::Left((heard, _)) => heard,
                 // Statements go to another server: this one may be the wrong one.
-                Ok(()) = moves.changed() => return Err("the database failed over".into()),
+                Either::Right((Ok(()), _)) => return Err("the database failed over".into()),
+                Either::Right((Err(_), next)) => next.await,
             };
             let Ok(payload) = heard else {
                 if probe.is_some() {
