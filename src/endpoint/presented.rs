@@ -87,7 +87,9 @@ impl Presented {
             return Self::Unknown;
         };
         if rotations_since == 0 && !is_previous(presented) {
-            return if grant.acknowledged {
+            // A pair is only ever replaced where a key was removed. Elsewhere the
+            // tag alone, without a hash in the row, makes nobody genuine.
+            return if grant.acknowledged || !core.keyring.has_retired() {
                 Self::Unknown
             } else {
                 Self::Superseded(presented.clone())
