@@ -145,6 +145,7 @@ pub(crate) fn notice(
         generation: 0,
         refresh_hash: random_bytes().map_err(unusable)?,
         previous_hash: None,
+        superseded_hash: None,
         direct: None,
         rotated_at: None,
         rotations: Vec::new(),

@@ -367,6 +367,7 @@ impl NewGrant {
             generation: 0,
             refresh_hash: pair.refresh_hash,
             previous_hash: None,
+            superseded_hash: None,
             direct: holder
                 .direct_hash
                 .map(|hash| DirectToken { hash, used_at: now }),

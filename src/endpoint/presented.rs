@@ -1,7 +1,7 @@
 //! What a refresh token is to its grant: current, a replay, or reuse (RFC 9700
 //! §4.14.2).
 //!
-//! The row decides: what holds one of its two hashes is genuine, whoever tagged
+//! The row decides: what holds one of its hashes is genuine, whoever tagged
 //! it. Of the others only those are judged whose tag is right.
 
 use std::time::SystemTime;
@@ -73,6 +73,14 @@ impl Presented {
         if presented.is_hashed_to(&grant.refresh_hash) {
             return Self::Current(presented.at(grant.generation));
         }
+        let superseded = grant.superseded_hash;
+        if superseded.is_some_and(|hash| presented.is_hashed_to(&hash)) {
+            return if grant.acknowledged {
+                Self::Unknown
+            } else {
+                Self::Superseded(presented.clone())
+            };
+        }
         let is_previous = |claims: &RefreshClaims| {
             let stored = grant.previous_hash;
             stored.is_some_and(|hash| claims.is_hashed_to(&hash))
@@ -86,15 +94,6 @@ impl Presented {
             // Nothing may end a grant on the word of a token that is not proven.
             return Self::Unknown;
         };
-        if rotations_since == 0 && !is_previous(presented) {
-            // A pair is only ever replaced where a key was removed. Elsewhere the
-            // tag alone, without a hash in the row, makes nobody genuine.
-            return if grant.acknowledged || !core.keyring.has_retired() {
-                Self::Unknown
-            } else {
-                Self::Superseded(presented.clone())
-            };
-        }
         let rotation = |index: u64| {
             let index = usize::try_from(index).ok()?;
             grant.rotations.get(index).copied()

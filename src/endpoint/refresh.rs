@@ -234,7 +234,11 @@ pub(super) async fn is_good(
 
 /// Whether the row of this grant holds the hash of this token.
 pub(super) fn is_held(grant: &Grant, presented: &RefreshClaims) -> bool {
-    let hashes = [Some(grant.refresh_hash), grant.previous_hash];
+    let hashes = [
+        Some(grant.refresh_hash),
+        grant.previous_hash,
+        grant.superseded_hash,
+    ];
     let mut hashes = hashes.into_iter().flatten();
     hashes.any(|hash| presented.is_hashed_to(&hash))
 }

@@ -37,6 +37,9 @@ pub struct Grant {
     pub refresh_hash: [u8; 32],
     /// SHA-256 of its predecessor's.
     pub previous_hash: Option<[u8; 32]>,
+    /// SHA-256 of the one that was replaced before anybody used it, if the last
+    /// rotation replaced one.
+    pub superseded_hash: Option<[u8; 32]>,
     /// Its direct refresh token; `None` if it is not a direct grant.
     pub direct: Option<DirectToken>,
     /// When the predecessor was first rotated away.

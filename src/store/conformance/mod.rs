@@ -139,6 +139,7 @@ async fn rows_are_read_back_as_written(store: &dyn Store) {
     grant.client_id = Some("client".to_owned());
     grant.revoked_access = vec![[9; 24], [8; 24]];
     grant.previous_hash = Some([3; 32]);
+    grant.superseded_hash = Some([6; 32]);
     grant.direct = Some(DirectToken {
         hash: [4; 32],
         used_at: grant.created_at + MINUTE,
@@ -269,6 +270,7 @@ fn grant() -> Grant {
         generation: 0,
         refresh_hash: [2; 32],
         previous_hash: None,
+        superseded_hash: None,
         direct: None,
         rotated_at: None,
         rotations: Vec::new(),

@@ -246,6 +246,8 @@ impl Store for MemoryStore {
             };
             grant.generation += 1;
             grant.previous_hash = Some(rotation.presented_hash);
+            grant.superseded_hash = (rotation.replaced_hash != rotation.presented_hash)
+                .then_some(rotation.replaced_hash);
             grant.refresh_hash = rotation.refresh_hash;
             grant.key_id = rotation.key_id;
             grant.rotated_at = Some(rotation.at);

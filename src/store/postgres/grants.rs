@@ -38,9 +38,9 @@ pub(super) async fn insert_grant(
              rotated_at, access_expires_at, replays, acknowledged, created_at,
              last_used_at, revoked_access, revoked_at, revoked_reason, further_credentials,
              further_providers, confidential, upstream_due, rotations, direct_hash,
-             direct_used_at)
+             direct_used_at, superseded_hash)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)
+             $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)
          ON CONFLICT (id) DO NOTHING RETURNING id",
             &[
                 (&Uuid(*grant.id.as_bytes()), Type::UUID),
@@ -87,6 +87,10 @@ pub(super) async fn insert_grant(
                     &grant.direct.as_ref().map(|direct| direct.used_at),
                     Type::TIMESTAMPTZ,
                 ),
+                (
+                    &grant.superseded_hash.as_ref().map(<[u8; 32]>::as_slice),
+                    Type::BYTEA,
+                ),
             ],
         )
         .await
@@ -117,6 +121,7 @@ pub(super) async fn rotate(
         .row(
             "UPDATE grants
          SET generation = generation + 1, previous_hash = $3, refresh_hash = $4,
+             superseded_hash = CASE WHEN $9 = $3 THEN NULL ELSE $9 END,
              key_id = $5, rotated_at = $6, last_used_at = $6,
              rotations = (array_prepend($6, rotations))[1:$8],
              access_expires_at = $7, replays = 0, acknowledged = false

@@ -54,6 +54,9 @@ pub(super) fn grant(row: &Row) -> Result<Grant, StoreError> {
         previous_hash: get::<Option<&[u8]>>(row, "previous_hash")?
             .map(array)
             .transpose()?,
+        superseded_hash: get::<Option<&[u8]>>(row, "superseded_hash")?
+            .map(array)
+            .transpose()?,
         direct: direct(row)?,
         rotated_at: get(row, "rotated_at")?,
         rotations: get(row, "rotations")?,

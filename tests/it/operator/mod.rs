@@ -101,6 +101,7 @@ fn grant(subject: &str, client: Option<&str>, credentials: &[&Credential]) -> Gr
         generation: 3,
         refresh_hash: [2; 32],
         previous_hash: None,
+        superseded_hash: None,
         direct: None,
         rotated_at: None,
         rotations: Vec::new(),
