@@ -66,6 +66,8 @@ pub(super) async fn a_pair_that_nobody_has_used_is_replaced(store: &dyn Store) {
     let third = store.grant(id).await.unwrap().unwrap();
     assert_eq!((third.generation, third.refresh_hash), (2, [61; 32]));
     assert_eq!(third.previous_hash, Some(first.refresh_hash));
+    assert_eq!(second.superseded_hash, None);
+    assert_eq!(third.superseded_hash, Some([60; 32]));
 
     store.acknowledge(id, 2).await.unwrap();
     assert!(!store.rotate(anew(&third, 63, true)).await.unwrap());
