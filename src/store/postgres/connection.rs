@@ -139,6 +139,10 @@ impl Connections {
         Ok(rows.into_iter().next())
     }
 
+    pub(super) fn hosts(&self) -> Option<Hosts> {
+        self.hosts.clone()
+    }
+
     /// Tells when statements go to another host than before.
     pub(super) fn moves(&self) -> watch::Receiver<usize> {
         self.trust.moves()

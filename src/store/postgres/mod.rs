@@ -119,9 +119,11 @@ impl PostgresStore {
     /// unnoticed, needs TLS without the feature `rustls`, or names certificates
     /// that cannot be used. The error does not repeat the string.
     pub fn connect(url: &str) -> Result<Self, ConfigError> {
+        let connections = Connections::connect(url)?;
         Ok(Self {
-            connections: Connections::connect(url)?,
-            listens_at: Some(Hosts::parse(url)?),
+            // What is known of the hosts is known to the listener too.
+            listens_at: connections.hosts(),
+            connections,
         })
     }
 
