@@ -23,11 +23,9 @@ use crate::secret::GatewayAccessToken;
 use crate::secret::GatewayRefreshToken;
 use crate::state::Core;
 use crate::store::Code;
-use crate::store::DISCONNECTED;
 use crate::store::DirectToken;
 use crate::store::Grant;
 use crate::store::HeldCredential;
-use crate::store::REVOKED;
 use crate::store::StoreError;
 use crate::store::StoreErrorKind;
 use crate::token;
@@ -272,11 +270,7 @@ impl Regrant {
     ) -> Result<(), IssueError> {
         let id = upstream.credential_id(subject);
         let row = self.core.store.credential(id).await?;
-        let is_over = row.is_none_or(|row| {
-            let ended = row.terminal.as_deref();
-            matches!(ended, Some(REVOKED | DISCONNECTED))
-        });
-        if is_over {
+        if row.is_none_or(|row| row.is_taken_back()) {
             self.link_one(subject, upstream, false, now).await?;
         }
         Ok(())

@@ -28,9 +28,7 @@ use crate::id::CredentialId;
 use crate::id::GrantId;
 use crate::state::Core;
 use crate::store::Credential;
-use crate::store::DISCONNECTED;
 use crate::store::Grant;
-use crate::store::REVOKED;
 use crate::store::RevocationReason;
 use crate::store::Rotation;
 use crate::store::StoreError;
@@ -169,11 +167,10 @@ impl Core {
         let Some(stored) = self.store.credential(row.id).await? else {
             return Ok(false);
         };
-        let is_taken_back = matches!(stored.terminal.as_deref(), Some(REVOKED | DISCONNECTED));
         // The count went back with the database, and may have gone on from there: a
         // later refresh or a new login has a lower number and counts all the same.
         let is_outdated = stored.refreshed_at > row.refreshed_at;
-        if stored.generation >= row.generation || is_outdated || is_taken_back {
+        if stored.generation >= row.generation || is_outdated || stored.is_taken_back() {
             return Ok(false);
         }
         let Ok((snapshot, spendable)) = credential::open(self, row) else {

@@ -16,8 +16,8 @@ use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use tokio::runtime::Handle;
 
+use crate::background;
 use crate::credential;
 use crate::error::ConfigError;
 use crate::error::RefreshErrorKind;
@@ -60,21 +60,12 @@ pub(crate) fn watch(core: &Arc<Core>) {
     let Some(shortest) = core.keep_alive.values().min() else {
         return;
     };
-    if Handle::try_current().is_err() {
-        return;
-    }
-    let every = (*shortest / LOOKS).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
-    let core = Arc::downgrade(core);
-    tokio::spawn(async move {
-        while let Some(wait) = core.upgrade().map(|core| core.jitter.spread(every)) {
-            tokio::time::sleep(wait).await;
-            let Some(core) = core.upgrade() else { return };
-            if core.tasks.is_closed() {
-                return;
-            }
-            refresh_due(&core).await;
-        }
-    });
+    let interval = (*shortest / LOOKS).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
+    background::every(
+        core,
+        interval,
+        |core| async move { refresh_due(&core).await },
+    );
 }
 
 /// Refreshes what is to be kept alive and has not been refreshed for so long.

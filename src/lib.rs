@@ -62,6 +62,7 @@ mod start;
 mod state;
 
 pub mod audit;
+mod background;
 pub mod clock;
 pub mod error;
 pub mod id;

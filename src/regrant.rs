@@ -409,7 +409,7 @@ impl RegrantBuilder {
         let own = retention::deadlines_of(lifetimes, self.repo_grants.as_ref());
         let deadlines = match self.role {
             Role::Gateway => store.upkeep().raise_deadlines(own).await,
-            Role::Operator(kept) => Ok(kept.map_or(own, |kept| retention::longest(own, kept))),
+            Role::Operator(kept) => Ok(kept.map_or(own, |kept| own.or_longer(kept))),
         };
         let deadlines = deadlines.map_err(StartError::Store)?;
 

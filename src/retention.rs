@@ -20,10 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use tokio::runtime::Handle;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use crate::background;
 use crate::disconnect::notice;
+use crate::id::GrantId;
 use crate::refresh::lease::claim_of;
 use crate::regrant::Regrant;
 use crate::revocation;
@@ -37,6 +39,8 @@ use crate::store::Grant;
 use crate::store::Outlived;
 use crate::store::RevocationReason;
 use crate::store::StoreError;
+use crate::store::Swept;
+use crate::store::Upkeep;
 use crate::sync::lock;
 use crate::telemetry;
 use crate::telemetry::Kind;
@@ -98,38 +102,17 @@ pub(crate) fn deadlines_of(
     }
 }
 
-/// Of each the longer one.
-pub(crate) fn longest(one: Deadlines, other: Deadlines) -> Deadlines {
-    Deadlines {
-        refresh_idle: one.refresh_idle.max(other.refresh_idle),
-        refresh_absolute: one.refresh_absolute.max(other.refresh_absolute),
-        direct: one.direct.max(other.direct),
-        code: one.code.max(other.code),
-    }
-}
-
 /// Sweeps now and then, for as long as the gateway lives and is not drained.
 pub(crate) fn watch(core: &Arc<Core>) {
     let Some(every) = core.retention.sweep_every else {
         return;
     };
-    if Handle::try_current().is_err() {
-        return;
-    }
-    let core = Arc::downgrade(core);
-    tokio::spawn(async move {
-        while let Some(wait) = core.upgrade().map(|core| core.jitter.spread(every)) {
-            tokio::time::sleep(wait).await;
-            let Some(core) = core.upgrade() else { return };
-            if core.tasks.is_closed() {
-                return;
-            }
-            if let Err(error) = sweep(&core).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a sweep was cut off: the next one goes on"
-                );
-            }
+    background::every(core, every, |core| async move {
+        if let Err(error) = sweep(&core).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a sweep was cut off: the next one goes on"
+            );
         }
     });
 }
@@ -191,34 +174,41 @@ struct Pass<'a> {
     report: SweepReport,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
     async fn sweep_grants(&mut self) -> Result<(), StoreError> {
-        let mut after = None;
-        loop {
-            let (begun, upkeep) = (Instant::now(), self.core.store.upkeep());
-            let swept = upkeep.sweep_grants(self.over.grants, after, PAGE).await?;
-            telemetry::count_swept(Kind::Grant, swept.deleted);
-            self.report.grants += swept.deleted;
-            after = swept.next;
-            if after.is_none() || self.core.tasks.is_closed() {
-                return Ok(());
-            }
-            rest(begun).await;
-        }
+        let outlived = self.over.grants;
+        let page = |upkeep: &'a dyn Upkeep, after| upkeep.sweep_grants(outlived, after, PAGE);
+        self.report.grants = self.sweep_pages(Kind::Grant, page).await?;
+        Ok(())
     }
 
     async fn sweep_codes(&mut self) -> Result<(), StoreError> {
-        let mut after = None;
+        let expired_before = self.over.codes;
+        let page = |upkeep: &'a dyn Upkeep, after| upkeep.sweep_codes(expired_before, after, PAGE);
+        self.report.codes = self.sweep_pages(Kind::Code, page).await?;
+        Ok(())
+    }
+
+    /// Page after page. How many rows were deleted.
+    async fn sweep_pages(
+        &self,
+        kind: Kind,
+        page: impl Fn(
+            &'a dyn Upkeep,
+            Option<GrantId>,
+        ) -> BoxFuture<'a, Result<Swept<GrantId>, StoreError>>,
+    ) -> Result<u64, StoreError> {
+        let (mut deleted, mut after) = (0, None);
         loop {
-            let (begun, upkeep) = (Instant::now(), self.core.store.upkeep());
-            let swept = upkeep.sweep_codes(self.over.codes, after, PAGE).await?;
-            telemetry::count_swept(Kind::Code, swept.deleted);
-            self.report.codes += swept.deleted;
+            let begun = Instant::now();
+            let swept = page(self.core.store.upkeep(), after).await?;
+            telemetry::count_swept(kind, swept.deleted);
+            deleted += swept.deleted;
             after = swept.next;
             if after.is_none() || self.core.tasks.is_closed() {
-                return Ok(());
+                return Ok(deleted);
             }
-            rest(begun).await;
+            rest(begun.elapsed()).await;
         }
     }
 
@@ -256,7 +246,7 @@ impl Pass<'_> {
             if after.is_none() || self.core.tasks.is_closed() {
                 return Ok(());
             }
-            tokio::time::sleep(took).await;
+            rest(took).await;
         }
     }
 }
@@ -282,8 +272,8 @@ fn farewell(core: &Core, row: &Credential) -> Result<Grant, StoreError> {
 }
 
 /// As long as the page took: requests go before.
-async fn rest(begun: Instant) {
-    tokio::time::sleep(begun.elapsed()).await;
+async fn rest(took: Duration) {
+    tokio::time::sleep(took).await;
 }
 
 fn whole_seconds(time: Duration) -> Duration {

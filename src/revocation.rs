@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::BoxError;
 use crate::audit::AuditKind;
+use crate::background;
 use crate::credential;
 use crate::credential::Snapshot;
 use crate::credential::Spendable;
@@ -57,24 +58,10 @@ pub(crate) fn begin(core: &Arc<Core>, id: GrantId) {
 
 /// Sweeps now and then, for as long as the gateway lives and is not drained.
 pub(crate) fn watch(core: &Arc<Core>) {
-    if Handle::try_current().is_err() {
-        return;
-    }
-    let core = Arc::downgrade(core);
-    tokio::spawn(async move {
-        while let Some(wait) = core
-            .upgrade()
-            .map(|core| core.jitter.spread(SWEEP_INTERVAL))
-        {
-            tokio::time::sleep(wait).await;
-            let Some(core) = core.upgrade() else { return };
-            let mut has_more = true;
-            while has_more && !core.tasks.is_closed() {
-                has_more = sweep(&core).await;
-            }
-            if core.tasks.is_closed() {
-                return;
-            }
+    background::every(core, SWEEP_INTERVAL, |core| async move {
+        let mut has_more = true;
+        while has_more && !core.tasks.is_closed() {
+            has_more = sweep(&core).await;
         }
     });
 }
@@ -206,7 +193,7 @@ impl<'a> Ending<'a> {
             return Ok(Fate::Done);
         };
         let is_disconnected = row.terminal.as_deref() == Some(DISCONNECTED);
-        let is_ended_here = is_disconnected || row.terminal.as_deref() == Some(REVOKED);
+        let is_ended_here = row.is_taken_back();
         if row.terminal.is_some() && !is_ended_here {
             return Ok(Fate::Done);
         }

@@ -193,6 +193,14 @@ pub struct Credential {
     pub linked: bool,
 }
 
+impl Credential {
+    /// Whether it ended as [`REVOKED`] or [`DISCONNECTED`]: here, and not by a
+    /// provider's word.
+    pub fn is_taken_back(&self) -> bool {
+        matches!(self.terminal.as_deref(), Some(REVOKED | DISCONNECTED))
+    }
+}
+
 /// Why a credential ended whose refresh token was spent by an attempt of ours
 /// that never heard the answer.
 pub const LOST_IN_FLIGHT: &str = "lost_in_flight";
@@ -274,8 +282,8 @@ pub struct Replacement {
     pub refreshed_at: SystemTime,
     /// Whether [`Credential::linked`] is set from now on; `false` leaves it.
     pub linked: bool,
-    /// Not if it has ended as [`REVOKED`] or [`DISCONNECTED`]: these are not a
-    /// provider's word, and older tokens do not take them back.
+    /// Not if it [was taken back](Credential::is_taken_back): older tokens do not
+    /// undo that.
     pub unless_revoked: bool,
 }
 

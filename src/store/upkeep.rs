@@ -7,7 +7,6 @@
 use std::time::Duration;
 use std::time::SystemTime;
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::Claim;
@@ -83,56 +82,17 @@ pub trait Upkeep: Send + Sync {
         limit: u32,
     ) -> BoxFuture<'_, Result<Swept<GrantId>, StoreError>>;
 
-    /// Whether any grant or code names this credential, whatever became of it.
-    fn is_referred_to(&self, id: CredentialId) -> BoxFuture<'_, Result<bool, StoreError>>;
-
-    /// Deletes a credential that has ended, is not linked and is at this
-    /// generation and fence. `false` if it is not.
-    fn delete_credential(
-        &self,
-        id: CredentialId,
-        generation: u64,
-        fence: u64,
-    ) -> BoxFuture<'_, Result<bool, StoreError>>;
-
-    /// Those of these credentials that [are referred
-    /// to](Self::is_referred_to); others may be among them. The default asks one
-    /// by one.
+    /// Those of these credentials that any grant or code names, whatever became of
+    /// it. Others may be in the answer too.
     fn referred_to(
         &self,
         ids: Vec<CredentialId>,
-    ) -> BoxFuture<'_, Result<Vec<CredentialId>, StoreError>> {
-        async move {
-            let mut found = Vec::new();
-            for id in ids {
-                if self.is_referred_to(id).await? {
-                    found.push(id);
-                }
-            }
-            Ok(found)
-        }
-        .boxed()
-    }
+    ) -> BoxFuture<'_, Result<Vec<CredentialId>, StoreError>>;
 
-    /// [Deletes](Self::delete_credential) those of these credentials that are at
-    /// this generation and fence. How many it were; one that somebody is at may
-    /// be left for the next time. The default deletes one by one.
-    fn delete_credentials(&self, ended: Vec<Claim>) -> BoxFuture<'_, Result<u64, StoreError>> {
-        async move {
-            let mut deleted = 0;
-            for Claim {
-                id,
-                generation,
-                fence,
-            } in ended
-            {
-                let is_gone = self.delete_credential(id, generation, fence).await?;
-                deleted += u64::from(is_gone);
-            }
-            Ok(deleted)
-        }
-        .boxed()
-    }
+    /// Deletes those of these credentials that have ended, are not linked and are
+    /// at this generation and fence. How many it were; one that somebody is at may
+    /// be left for the next time.
+    fn delete_credentials(&self, ended: Vec<Claim>) -> BoxFuture<'_, Result<u64, StoreError>>;
 }
 
 /// A page of rows.
@@ -253,6 +213,19 @@ pub struct Deadlines {
     pub direct: Duration,
     /// An authorization code.
     pub code: Duration,
+}
+
+impl Deadlines {
+    /// Of each the longer one.
+    #[must_use]
+    pub fn or_longer(self, other: Self) -> Self {
+        Self {
+            refresh_idle: self.refresh_idle.max(other.refresh_idle),
+            refresh_absolute: self.refresh_absolute.max(other.refresh_absolute),
+            direct: self.direct.max(other.direct),
+            code: self.code.max(other.code),
+        }
+    }
 }
 
 /// What a grant must have outlived before its row may go: each of these times.

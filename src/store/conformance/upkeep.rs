@@ -225,10 +225,15 @@ pub(super) async fn a_credential_goes_once_it_has_ended_and_nobody_names_it(stor
     let credential = credential();
     let id = credential.id;
     store.insert_credential(credential.clone()).await.unwrap();
-    assert!(!upkeep.is_referred_to(id).await.unwrap());
+    let named = upkeep.referred_to(vec![id]).await.unwrap();
+    assert!(!named.contains(&id));
     let delete = async |generation, fence| {
-        let deleted = upkeep.delete_credential(id, generation, fence).await;
-        deleted.unwrap()
+        let claim = Claim {
+            id,
+            generation,
+            fence,
+        };
+        upkeep.delete_credentials(vec![claim]).await.unwrap() == 1
     };
     assert!(!delete(0, 0).await, "it lives");
 
@@ -267,7 +272,8 @@ pub(super) async fn a_credential_goes_once_it_has_ended_and_nobody_names_it(stor
             grant.credentials.insert(position, named.clone());
             store.insert_grant(grant).await.unwrap();
         }
-        assert!(upkeep.is_referred_to(named.id).await.unwrap(), "{position}");
+        let found = upkeep.referred_to(vec![named.id]).await.unwrap();
+        assert!(found.contains(&named.id), "{position}");
     }
 }
 

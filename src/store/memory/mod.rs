@@ -17,13 +17,11 @@ use super::Claim;
 use super::ClientRecord;
 use super::Code;
 use super::Credential;
-use super::DISCONNECTED;
 use super::Deadlines;
 use super::Grant;
 use super::HeldCredential;
 use super::KeyRecord;
 use super::LeaseHolder;
-use super::REVOKED;
 use super::ROTATIONS_KEPT;
 use super::Replacement;
 use super::RevocationReason;
@@ -196,7 +194,7 @@ impl Store for MemoryStore {
                 .credentials
                 .get_mut(&id)
                 .filter(|leased| leased.row.generation == generation)
-                .filter(|leased| !(tokens.unless_revoked && is_revoked(&leased.row)))
+                .filter(|leased| !(tokens.unless_revoked && leased.row.is_taken_back()))
             else {
                 return Ok(false);
             };
@@ -479,10 +477,6 @@ impl fmt::Debug for MemoryStore {
         // The rows are sealed, yet who logged in where is nobody's business.
         f.debug_struct("MemoryStore").finish_non_exhaustive()
     }
-}
-
-fn is_revoked(row: &Credential) -> bool {
-    matches!(row.terminal.as_deref(), Some(REVOKED | DISCONNECTED))
 }
 
 #[derive(Default)]

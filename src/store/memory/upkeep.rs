@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
@@ -10,6 +11,7 @@ use super::MemoryStore;
 use crate::id::CredentialId;
 use crate::id::GrantId;
 use crate::seal::key_id;
+use crate::store::Claim;
 use crate::store::Credential;
 use crate::store::CredentialFilter;
 use crate::store::Deadlines;
@@ -110,12 +112,9 @@ impl Upkeep for MemoryStore {
         deadlines: Deadlines,
     ) -> BoxFuture<'_, Result<Deadlines, StoreError>> {
         self.with(move |tables| {
-            let kept = tables.deadlines.unwrap_or(deadlines);
-            let raised = Deadlines {
-                refresh_idle: kept.refresh_idle.max(deadlines.refresh_idle),
-                refresh_absolute: kept.refresh_absolute.max(deadlines.refresh_absolute),
-                direct: kept.direct.max(deadlines.direct),
-                code: kept.code.max(deadlines.code),
+            let raised = match tables.deadlines {
+                Some(kept) => deadlines.or_longer(kept),
+                None => deadlines,
             };
             tables.deadlines = Some(raised);
             Ok(raised)
@@ -148,27 +147,35 @@ impl Upkeep for MemoryStore {
         })
     }
 
-    fn is_referred_to(&self, id: CredentialId) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn referred_to(
+        &self,
+        ids: Vec<CredentialId>,
+    ) -> BoxFuture<'_, Result<Vec<CredentialId>, StoreError>> {
         self.with(move |tables| {
             let grants = tables.grants.values().map(|grant| &grant.credentials);
             let codes = tables.codes.values().map(|code| &code.credentials);
-            Ok(grants.chain(codes).flatten().any(|held| held.id == id))
+            let named: HashSet<_> = grants.chain(codes).flatten().map(|held| held.id).collect();
+            Ok(ids.into_iter().filter(|id| named.contains(id)).collect())
         })
     }
 
-    fn delete_credential(
-        &self,
-        id: CredentialId,
-        generation: u64,
-        fence: u64,
-    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn delete_credentials(&self, ended: Vec<Claim>) -> BoxFuture<'_, Result<u64, StoreError>> {
         self.with(move |tables| {
-            let row = tables.credentials.get(&id).map(|leased| &leased.row);
-            let is_it = row.is_some_and(|row| {
-                let is_at = (row.generation, row.fence) == (generation, fence);
-                is_at && row.terminal.is_some() && !row.linked
-            });
-            Ok(is_it && tables.credentials.remove(&id).is_some())
+            let mut deleted = 0;
+            for Claim {
+                id,
+                generation,
+                fence,
+            } in ended
+            {
+                let row = tables.credentials.get(&id).map(|leased| &leased.row);
+                let is_it = row.is_some_and(|row| {
+                    let is_at = (row.generation, row.fence) == (generation, fence);
+                    is_at && row.terminal.is_some() && !row.linked
+                });
+                deleted += u64::from(is_it && tables.credentials.remove(&id).is_some());
+            }
+            Ok(deleted)
         })
     }
 }

@@ -13,48 +13,6 @@ use crate::store::Claim;
 use crate::store::StoreError;
 
 /// On a sharded database every shard is asked.
-pub(super) async fn is_referred_to(
-    connections: &Connections,
-    id: CredentialId,
-) -> Result<bool, StoreError> {
-    let known = connections
-        .row(
-            "SELECT id FROM grants WHERE credential_id = $1
-             UNION ALL
-             SELECT id FROM grants
-             WHERE further_credentials <> '{}' AND further_credentials @> ARRAY[$1]
-             UNION ALL
-             SELECT id FROM codes WHERE credentials @> ARRAY[$1]
-             LIMIT 1",
-            &[(&Uuid(*id.as_bytes()), Type::UUID)],
-        )
-        .await?;
-    Ok(known.is_some())
-}
-
-pub(super) async fn delete_credential(
-    connections: &Connections,
-    id: CredentialId,
-    generation: u64,
-    fence: u64,
-) -> Result<bool, StoreError> {
-    let deleted = connections
-        .row(
-            "DELETE FROM credentials
-             WHERE id = $1 AND generation = $2 AND fence = $3
-                 AND terminal IS NOT NULL AND NOT linked
-             RETURNING id",
-            &[
-                (&Uuid(*id.as_bytes()), Type::UUID),
-                (&to_bigint(generation)?, Type::INT8),
-                (&to_bigint(fence)?, Type::INT8),
-            ],
-        )
-        .await?;
-    Ok(deleted.is_some())
-}
-
-/// On a sharded database every shard is asked.
 pub(super) async fn referred_to(
     connections: &Connections,
     ids: Vec<CredentialId>,

@@ -119,19 +119,6 @@ impl Upkeep for PostgresStore {
         sweep_codes(&self.connections, expired_before, after, limit).boxed()
     }
 
-    fn is_referred_to(&self, id: CredentialId) -> BoxFuture<'_, Result<bool, StoreError>> {
-        orphans::is_referred_to(&self.connections, id).boxed()
-    }
-
-    fn delete_credential(
-        &self,
-        id: CredentialId,
-        generation: u64,
-        fence: u64,
-    ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        orphans::delete_credential(&self.connections, id, generation, fence).boxed()
-    }
-
     fn referred_to(
         &self,
         ids: Vec<CredentialId>,
