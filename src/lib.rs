@@ -46,6 +46,7 @@ pub mod health;
 mod invalidation;
 mod journal;
 
+mod builder;
 mod client;
 mod disconnect;
 pub mod endpoint;
@@ -77,6 +78,7 @@ mod token;
 #[doc = include_str!("deployment.md")]
 pub mod deployment {}
 
+pub use self::builder::RegrantBuilder;
 pub use self::client::Client;
 pub use self::endpoint::Endpoints;
 pub use self::grant::GrantContext;
@@ -90,7 +92,6 @@ pub use self::layer::RefreshLayer;
 pub use self::login::Login;
 pub use self::login::Upstream;
 pub use self::regrant::Regrant;
-pub use self::regrant::RegrantBuilder;
 pub use self::retention::SweepReport;
 pub use self::start::StartError;
 
