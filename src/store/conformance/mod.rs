@@ -17,6 +17,7 @@
 mod clients;
 mod credentials;
 mod grants;
+mod retention;
 mod revocations;
 mod upkeep;
 
@@ -77,11 +78,11 @@ pub async fn check(store: Arc<dyn Store>) {
     upkeep::pages_lead_through_all_rows(&*store).await;
     upkeep::keys_are_counted_and_rows_sealed_anew(&*store).await;
     upkeep::a_row_that_changed_is_not_sealed_anew(&*store).await;
-    upkeep::deadlines_are_only_ever_raised(&*store).await;
-    upkeep::what_has_outlived_everything_is_swept_and_nothing_else(&*store).await;
-    upkeep::codes_are_swept_when_they_have_expired(&*store).await;
-    upkeep::a_credential_goes_once_it_has_ended_and_nobody_names_it(&*store).await;
-    upkeep::credentials_are_asked_for_and_deleted_many_at_once(&*store).await;
+    retention::deadlines_are_only_ever_raised(&*store).await;
+    retention::what_has_outlived_everything_is_swept_and_nothing_else(&*store).await;
+    retention::codes_are_swept_when_they_have_expired(&*store).await;
+    retention::a_credential_goes_once_it_has_ended_and_nobody_names_it(&*store).await;
+    retention::credentials_are_asked_for_and_deleted_many_at_once(&*store).await;
     what_is_not_there_is_not_made_up(&*store).await;
 }
 

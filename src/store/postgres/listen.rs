@@ -23,8 +23,8 @@ use tokio_postgres::AsyncMessage;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connections;
+use super::host::Messages;
 use super::hosts::Hosts;
-use super::hosts::Messages;
 use super::notify;
 use crate::BoxError;
 use crate::seal::random_bytes;
