@@ -23,10 +23,7 @@ async fn the_second_host_is_used_when_the_first_accepts_and_says_nothing_or_hang
     let database = Database::create().await;
     let _migrated = database.store().await;
     for manner in [Manner::Frozen, Manner::Resets] {
-        let (bad, good) = (
-            Front::before(&database, manner).await,
-            Front::before(&database, Manner::Works).await,
-        );
+        let [bad, good] = Front::two(&database, [manner, Manner::Works]).await;
         let store = PostgresStore::connect(&url(&database, &[&bad, &good])).unwrap();
 
         store.keys().await.unwrap();
@@ -49,10 +46,7 @@ async fn the_second_host_is_used_when_the_first_accepts_and_says_nothing_or_hang
 async fn both_forms_of_a_connection_string_name_several_hosts() {
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let (bad, good) = (
-        Front::before(&database, Manner::Resets).await,
-        Front::before(&database, Manner::Works).await,
-    );
+    let [bad, good] = Front::two(&database, [Manner::Resets, Manner::Works]).await;
     let (_, name) = database.url.rsplit_once('/').unwrap();
     let port = |front: &Front| front.address.rsplit_once(':').unwrap().1.to_owned();
     let (first, second) = (port(&bad), port(&good));
@@ -74,10 +68,7 @@ async fn both_forms_of_a_connection_string_name_several_hosts() {
 async fn callers_that_wait_for_less_than_a_handshake_reach_the_second_host_too() {
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let (bad, good) = (
-        Front::before(&database, Manner::Frozen).await,
-        Front::before(&database, Manner::Works).await,
-    );
+    let [bad, good] = Front::two(&database, [Manner::Frozen, Manner::Works]).await;
     let store = PostgresStore::connect(&url(&database, &[&bad, &good])).unwrap();
     let store = store.budget(Duration::from_millis(500));
 
@@ -93,10 +84,7 @@ async fn a_host_that_freezes_in_the_middle_of_traffic_is_left_by_everybody() {
     let lab = Lab::start().await;
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let (first, second) = (
-        Front::before(&database, Manner::Works).await,
-        Front::before(&database, Manner::Works).await,
-    );
+    let [first, second] = Front::two(&database, [Manner::Works, Manner::Works]).await;
     let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
     // It would be counted too.
     let store = store.without_listener();
@@ -129,10 +117,7 @@ async fn reads_under_way_on_a_host_that_freezes_all_succeed_on_the_other() {
     let lab = Lab::start().await;
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let (first, second) = (
-        Front::before(&database, Manner::Works).await,
-        Front::before(&database, Manner::Works).await,
-    );
+    let [first, second] = Front::two(&database, [Manner::Works, Manner::Works]).await;
     let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
     let regrant = lab.builder(store.clone()).start().await.unwrap();
     let id = lab.issue(&regrant).await.grant_id;
@@ -160,10 +145,7 @@ async fn the_first_read_to_time_out_lets_all_others_on_its_connection_try_anothe
     let lab = Lab::start().await;
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let (first, second) = (
-        Front::before(&database, Manner::Works).await,
-        Front::before(&database, Manner::Works).await,
-    );
+    let [first, second] = Front::two(&database, [Manner::Works, Manner::Works]).await;
     let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
     let regrant = lab.builder(store.clone()).start().await.unwrap();
     let id = lab.issue(&regrant).await.grant_id;
@@ -190,10 +172,7 @@ async fn the_first_read_to_time_out_lets_all_others_on_its_connection_try_anothe
 #[tokio::test]
 async fn what_no_host_answers_names_the_last_one_and_no_password() {
     let database = Database::create().await;
-    let (frozen, resets) = (
-        Front::before(&database, Manner::Frozen).await,
-        Front::before(&database, Manner::Resets).await,
-    );
+    let [frozen, resets] = Front::two(&database, [Manner::Frozen, Manner::Resets]).await;
     let hosts = format!("{},{}", resets.address, frozen.address);
     let url = format!("postgres://regrant:canary@{hosts}/none");
     let store = PostgresStore::connect(&url).unwrap();

@@ -42,6 +42,15 @@ struct Front {
 }
 
 impl Front {
+    /// Two, for the hosts of one connection string.
+    async fn two(database: &Database, manners: [Manner; 2]) -> [Self; 2] {
+        let [first, second] = manners;
+        [
+            Self::before(database, first).await,
+            Self::before(database, second).await,
+        ]
+    }
+
     async fn before(database: &Database, manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -14,7 +14,9 @@ use regrant::secret::UpstreamRefreshToken;
 use regrant::store::postgres::PostgresStore;
 use tokio_postgres::Client;
 
+use super::rotations::Rotations;
 use super::traffic::Caller;
+use super::traffic::Traffic;
 use crate::support::KEYS;
 use crate::support::database::without_pooler;
 use crate::support::laboratory::Family;
@@ -90,6 +92,34 @@ impl Deployment {
 
     pub(super) async fn gateway(&self) -> GatewayProcess {
         self.gateway_of("gateway").await
+    }
+
+    pub(super) async fn three_gateways(&self) -> [GatewayProcess; 3] {
+        [
+            self.gateway().await,
+            self.gateway().await,
+            self.gateway().await,
+        ]
+    }
+
+    /// So many users, who send requests to each of these gateways and rotate their
+    /// pairs there all the time.
+    pub(super) async fn under_load(
+        &self,
+        gateways: &[GatewayProcess],
+        users: u64,
+    ) -> (Vec<Issued>, Traffic, Rotations) {
+        let mut grants = Vec::new();
+        let mut traffic = Traffic::new(&self.http);
+        for number in 0..users {
+            let grant = self.issue(&format!("user-{number}")).await;
+            for gateway in gateways {
+                traffic.add(2, &gateway.url, &grant);
+            }
+            grants.push(grant);
+        }
+        let rotating = Rotations::start(&self.http, gateways, &grants);
+        (grants, traffic, rotating)
     }
 
     /// A process that the laboratory knows by this name.

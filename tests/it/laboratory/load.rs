@@ -58,12 +58,7 @@ async fn two_processes_log_nobody_out_while_the_provider_fails_every_fifth_call(
         ..
     } = load(seed(), &chances).await;
 
-    assert_eq!(answers.of(401), 0, "{answers}");
-    assert_eq!(
-        answers.of(200) + answers.of(503),
-        answers.total(),
-        "{answers}"
-    );
+    answers.keep_the_promise();
     assert!(answers.of(200) > 0, "{answers}");
     assert!(counts.calls > counts.refreshes, "{counts:?}");
     assert!(counts.refreshes > 0, "{counts:?}");

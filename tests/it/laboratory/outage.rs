@@ -60,12 +60,7 @@ async fn a_database_that_goes_away_while_answers_are_under_way_costs_no_token_an
     let answers = traffic.end().await;
     let counts = lab.counts().await;
     println!("{answers}; {counts:?}");
-    assert_eq!(answers.of(401), 0, "{answers}");
-    assert_eq!(
-        answers.of(200) + answers.of(503),
-        answers.total(),
-        "{answers}"
-    );
+    answers.keep_the_promise();
     assert_eq!(counts.double_spends, 0, "{counts:?}");
     assert_eq!(counts.invalid_grants, 0, "{counts:?}");
     let client = cluster.client().await;

@@ -23,11 +23,7 @@ async fn what_is_revoked_at_one_process_or_by_the_operator_is_refused_by_all_tha
     let _alone = alone().await;
     let database = Database::create().await;
     let deployment = Deployment::start(&database.url, &[("STALENESS", "3600")]).await;
-    let gateways = [
-        deployment.gateway().await,
-        deployment.gateway().await,
-        deployment.gateway().await,
-    ];
+    let gateways = deployment.three_gateways().await;
     // That all listen shows by the first one, whose time tells nothing.
     let first = warmed(&deployment, &gateways, "first").await;
     revoke(&deployment, &gateways[0], &first).await;

@@ -141,6 +141,14 @@ impl Answers {
         self.total() - self.of(200)
     }
 
+    /// Served, or told to come again: nobody was logged out, and nothing else
+    /// went wrong.
+    #[track_caller]
+    pub(super) fn keep_the_promise(&self) {
+        assert_eq!(self.of(401), 0, "{self}");
+        assert_eq!(self.of(200) + self.of(503), self.total(), "{self}");
+    }
+
     pub(super) fn and(mut self, other: Self) -> Self {
         for (status, count) in other.by_status {
             *self.by_status.entry(status).or_default() += count;
