@@ -466,3 +466,44 @@ impl fmt::Debug for Cell {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_the_same_by_what_is_sealed_in_them() {
+        let keys = [
+            "old:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            "new:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+        ];
+        let old = Keyring::parse(keys[0]).unwrap();
+        let both = Keyring::parse(&format!("{},{}", keys[1], keys[0])).unwrap();
+        let id = CredentialId::random().unwrap();
+        let sealed = |keyring: &Keyring, token: &str, generation| {
+            let secrets = Secrets {
+                access_token: UpstreamAccessToken::new(token),
+                refresh_token: None,
+                tenant: None,
+            };
+            let sealed = secrets.seal(keyring, id, "linear", generation).unwrap();
+            let row = first(id, "linear", "ada", SystemTime::UNIX_EPOCH);
+            Credential {
+                sealed,
+                generation,
+                ..row
+            }
+        };
+        let stored = sealed(&old, "ours", 1);
+        let resealed = Credential {
+            sealed: reseal(&both, &stored).unwrap(),
+            ..stored.clone()
+        };
+        assert_ne!(stored.sealed, resealed.sealed);
+        assert!(is_same(&both, &stored, &resealed));
+        // By a replica that was not given the new key: it is not known to be ours.
+        assert!(!is_same(&old, &stored, &resealed));
+        assert!(!is_same(&both, &stored, &sealed(&both, "theirs", 1)));
+        assert!(!is_same(&both, &stored, &sealed(&both, "ours", 2)));
+    }
+}

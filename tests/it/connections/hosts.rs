@@ -170,6 +170,30 @@ async fn the_first_read_to_time_out_lets_all_others_on_its_connection_try_anothe
 }
 
 #[tokio::test]
+async fn a_read_with_little_time_left_says_nothing_about_its_host() {
+    let database = Database::create().await;
+    let _migrated = database.store().await;
+    let admin = database.client().await;
+    let [bad, good] = Front::two(&database, [Manner::Frozen, Manner::Works]).await;
+    let store = PostgresStore::connect(&url(&database, &[&bad, &good])).unwrap();
+    // The handshake that comes to nothing takes one second of it.
+    let store = store.budget(Duration::from_millis(1_900));
+    let id = regrant::GrantId::random().unwrap();
+
+    let lock = "BEGIN; LOCK TABLE grants IN ACCESS EXCLUSIVE MODE";
+    admin.batch_execute(lock).await.unwrap();
+    let late = store.grant(id).await.unwrap_err();
+    admin.batch_execute("ROLLBACK").await.unwrap();
+
+    assert_eq!(late.kind(), StoreErrorKind::Unavailable);
+    // On the same connection, and on the second of the shared ones.
+    for _ in 0..2 {
+        assert!(store.grant(id).await.unwrap().is_none());
+    }
+    assert_eq!((bad.accepted(), good.accepted()), (1, 2));
+}
+
+#[tokio::test]
 async fn what_no_host_answers_names_the_last_one_and_no_password() {
     let database = Database::create().await;
     let [frozen, resets] = Front::two(&database, [Manner::Frozen, Manner::Resets]).await;
