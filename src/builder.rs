@@ -253,6 +253,7 @@ impl RegrantBuilder {
     pub async fn start(self) -> Result<Regrant, StartError> {
         let public_url = self.check().map_err(StartError::Config)?;
         let (store, lifetimes) = (&*self.store, &self.lifetimes);
+        store.ping().await.map_err(StartError::Store)?;
         let is_gateway = matches!(self.role, Role::Gateway);
         let keyring = check_keys(store, self.keyring, &*self.clock, lifetimes, is_gateway).await?;
         let own = retention::deadlines_of(lifetimes, self.repo_grants.as_ref());

@@ -106,6 +106,7 @@ impl Issue {
         let regrant = self.deployment.regrant(&self.provider).await?;
         let issued = regrant.issue(login).await?;
 
+        let grant_id = issued.grant_id;
         let issued = json!({
             "grant_id": issued.grant_id.to_string(),
             "access_token": issued.access_token.expose(),
@@ -113,7 +114,10 @@ impl Issue {
             "expires_in": issued.expires_in.as_secs(),
             "refresh_expires_in": issued.refresh_expires_in.as_secs(),
         });
-        output::say(&issued.to_string())?;
+        // Also a closed pipe: unlike a list, this cannot be asked for again.
+        output::say(&issued.to_string()).map_err(|error| {
+            format!("nobody has the tokens of grant {grant_id}: revoke it: {error}")
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -113,6 +113,15 @@ pub(super) async fn grant(
         .transpose()
 }
 
+/// Fails if the schema is older than this version, on which every request would.
+pub(super) async fn has_newest_column(connections: &Connections) -> Result<(), StoreError> {
+    let asked = connections.read(
+        "SELECT superseded_hash FROM grants WHERE id = $1",
+        &[(&Uuid([0; 16]), Type::UUID)],
+    );
+    asked.await.map(drop)
+}
+
 pub(super) async fn rotate(
     connections: &Connections,
     rotation: Rotation,

@@ -210,6 +210,14 @@ impl Store for PostgresStore {
         self
     }
 
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async {
+            grants::has_newest_column(&self.connections).await?;
+            self.keys().await.map(drop)
+        }
+        .boxed()
+    }
+
     fn changes(&self) -> BoxStream<'static, Change> {
         let Some(hosts) = self.listens_at.clone() else {
             return stream::pending().boxed();

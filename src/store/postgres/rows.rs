@@ -249,7 +249,15 @@ fn from_bigint(number: i64) -> Result<u64, StoreError> {
 }
 
 pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &str) -> Result<T, StoreError> {
-    row.try_get(column).map_err(corrupt)
+    row.try_get(column).map_err(|error| {
+        let is_there = row.columns().iter().any(|it| it.name() == column);
+        let kind = if is_there {
+            StoreErrorKind::Corrupt
+        } else {
+            StoreErrorKind::Schema
+        };
+        StoreError::new(kind, error)
+    })
 }
 
 fn arrays<const N: usize>(all: Vec<&[u8]>) -> Result<Vec<[u8; N]>, StoreError> {

@@ -183,3 +183,33 @@ async fn the_operator_command_makes_keys_and_explains_itself() {
         assert!(stderr.contains(want), "{arguments:?}: {stderr}");
     }
 }
+
+#[tokio::test]
+async fn what_is_printed_once_and_read_by_nobody_is_a_failure() {
+    let desk = Desk::new().await;
+    let issue = ["issue", "--provider", "p", "--access-token", "canary"];
+    for (arguments, want) in [
+        (&issue[..], "revoke it"),
+        (&["keys", "generate"], "nobody has the key"),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_regrant"))
+            .args(arguments)
+            .env("DATABASE_URL", &desk.database.url)
+            .env("REGRANT_KEYS", KEYS)
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(want), "{said}");
+        assert!(!said.contains("canary"), "{said}");
+    }
+    let listed = desk.json(&["grants", "list", "--json"]).await;
+    let id = listed["grants"][0]["id"].as_str().unwrap();
+    assert_eq!(id.len(), 32, "the grant is there");
+}

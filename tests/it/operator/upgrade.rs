@@ -2,13 +2,21 @@
 
 use std::sync::Arc;
 
+use regrant::Regrant;
+use regrant::StartError;
+use regrant::seal::Keyring;
 use regrant::store::Store as _;
+use regrant::store::StoreErrorKind;
+use regrant::store::postgres::PostgresStore;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use super::migrations::migrate_to;
 use super::migrations::newest;
+use super::on;
+use super::stderr;
+use crate::support::KEYS;
 use crate::support::database::Database;
 
 /// What the first version does with a grant and a credential, word for word.
@@ -87,6 +95,31 @@ async fn replicas_of_every_version_before_go_on_while_the_schema_is_migrated() {
     let rounds: usize = replicas.iter().map(|replica| replica.asked).sum();
     assert_eq!(rows.len(), rounds, "a grant for each round of each replica");
     assert!(rows.iter().all(|row| row.revoked.is_some()));
+}
+
+#[tokio::test]
+async fn a_gateway_neither_starts_nor_is_ready_on_a_schema_that_lacks_a_migration() {
+    let database = Database::create().await;
+    let mut operator = database.client().await;
+    for version in 1..newest() {
+        migrate_to(&mut operator, version).await;
+        let store = PostgresStore::connect(&database.url).unwrap();
+        let pinged = store.ping().await;
+        let keyring = Keyring::parse(KEYS).unwrap();
+        let builder = Regrant::builder("https://gateway.example", store, keyring);
+        let Err(StartError::Store(refused)) = builder.start().await else {
+            panic!("it starts on version {version}");
+        };
+        for error in [refused, pinged.unwrap_err()] {
+            assert_eq!(error.kind(), StoreErrorKind::Schema, "{version}: {error}");
+        }
+    }
+
+    // Nor is a row of it taken for a broken one.
+    operator.batch_execute(FIRST[0]).await.unwrap();
+    let listed = on(&database, &["grants", "list"]).await;
+    let said = stderr(&listed);
+    assert!(said.contains("run the migrations"), "{said}");
 }
 
 /// One that goes through its statements over and over.

@@ -76,7 +76,8 @@ impl Generate {
             .map_err(|_unspecified| "the operating system gave no random bytes")?;
         let line =
             zeroize::Zeroizing::new(format!("{}:{}", self.id, STANDARD.encode(key.as_slice())));
-        output::say(&line)?;
+        // Also a closed pipe: it is printed once.
+        output::say(&line).map_err(|error| format!("nobody has the key: {error}"))?;
         Ok(ExitCode::SUCCESS)
     }
 }
