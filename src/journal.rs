@@ -4,9 +4,9 @@
 //! writes, acknowledged or not. Rotations and refreshes among them are logins:
 //! the client has its new token, the provider has taken the old one.
 //!
-//! 1. Rotations, refreshed credentials and revocations of the last two minutes
-//!    are kept here, the newest thousands of them: of tokens only hashes and what
-//!    is sealed.
+//! 1. Rotations, made or repeated, refreshed credentials and revocations of the
+//!    last two minutes are kept here, the newest thousands of them: of tokens only
+//!    hashes and what is sealed.
 //! 2. They are written again when the store is heard of after it was not
 //!    (`invalidation`), and as soon as a token or a row proves that it was set
 //!    back. Each is a compare-and-swap: what the store has not lost stays as it is.
@@ -75,6 +75,16 @@ impl Core {
             entries.pop_front();
         }
         entries.push_back((Instant::now(), entry));
+    }
+
+    /// Notes a rotation whose pair was handed out again: made elsewhere, or by an
+    /// attempt of ours whose answer was lost. Once: a client may ask very often.
+    pub(crate) fn repeated(&self, grant: &Grant) {
+        if grant.replays == 0
+            && let Some(rotation) = last_rotation(grant)
+        {
+            self.wrote(Entry::Rotated(rotation));
+        }
     }
 
     /// The store is not heard of any more: what it has had for long is not lost.
@@ -207,6 +217,22 @@ impl Core {
         }
         Ok(true)
     }
+}
+
+/// What brought a grant to where it is.
+fn last_rotation(grant: &Grant) -> Option<Rotation> {
+    let presented_hash = grant.previous_hash?;
+    Some(Rotation {
+        id: grant.id,
+        generation: grant.generation.checked_sub(1)?,
+        presented_hash,
+        replaced_hash: grant.superseded_hash.unwrap_or(presented_hash),
+        unless_used: grant.superseded_hash.is_some(),
+        refresh_hash: grant.refresh_hash,
+        key_id: grant.key_id.clone(),
+        at: grant.rotated_at?,
+        access_expires_at: grant.access_expires_at,
+    })
 }
 
 fn drop_old(entries: &mut VecDeque<(Instant, Entry)>) {

@@ -125,9 +125,9 @@ impl Presented {
         }
         match presented.descendant(rotations_since, &core.keyring, &is_previous) {
             Some(claims) => Self::Predecessor(claims.at(grant.generation.saturating_sub(1))),
-            // It may have gone on under a key that is gone.
-            None if core.keyring.has_retired() => Self::Unknown,
-            None => Self::Old,
+            // It has gone on under a key that is gone, here or only on a replica
+            // that was started without it: no reason to end a grant.
+            None => Self::Unknown,
         }
     }
 }

@@ -327,6 +327,7 @@ impl<'a> Successor<'a> {
             }
             return Ok(None);
         }
+        core.repeated(grant);
         // When the first answer was lost long ago its access token has expired;
         // one that works takes its place.
         let access_expires_at = if remaining(grant.access_expires_at, now).as_secs() > 0 {

@@ -39,6 +39,7 @@ use crate::state::Core;
 use crate::store::Credential;
 use crate::store::LeaseHolder;
 use crate::store::StoreError;
+use crate::store::StoreErrorKind;
 use crate::telemetry;
 
 pub(super) struct Attempt {
@@ -186,7 +187,8 @@ impl Attempt {
     }
 
     /// The store has had what is known here, and has lost it: it is brought back if
-    /// it was stored from here. Otherwise what the store has counts, spent or not.
+    /// it was stored from here, or waited for while another process may bring it.
+    /// Otherwise what the store has counts, spent or not.
     async fn catch_up(&mut self, row: &Credential) -> Result<Step, RefreshError> {
         match self.core.bring_back(row.id).await {
             Ok(true) => return Ok(Step::Again),
@@ -194,11 +196,21 @@ impl Attempt {
             Err(error) => return Ok(Step::wait(RefreshErrorKind::Store, error)),
         }
         // Seen twice: the row may have been read before it was written.
-        if std::mem::replace(&mut self.is_set_back, true) {
-            tracing::error!("the database was set back: refreshed tokens are lost");
-            let (snapshot, _spendable) = credential::open(&self.core, row)?;
-            self.cell.replace(snapshot);
+        if !std::mem::replace(&mut self.is_set_back, true) {
+            return Ok(Step::Again);
         }
+        let (snapshot, _spendable) = credential::open(&self.core, row)?;
+        let known = self.cell.current();
+        let is_older = snapshot.answered_at < known.answered_at && !snapshot.is_same(&known);
+        // The provider takes what is spent for stolen.
+        if is_older && !row.is_taken_back() && self.core.listening.is_catching_up() {
+            let unavailable = StoreErrorKind::Unavailable.into();
+            return Ok(Step::wait(RefreshErrorKind::Store, unavailable));
+        }
+        if is_older {
+            tracing::error!("the database was set back: refreshed tokens are lost");
+        }
+        self.cell.replace(snapshot);
         Ok(Step::Again)
     }
 

@@ -160,6 +160,7 @@ impl Settling {
         };
         // An earlier try may have gone through unnoticed; then this is ours.
         if self.is_ours(&stored) {
+            self.core.wrote(Entry::Refreshed(Box::new(stored.clone())));
             return Ok(Some(stored));
         }
         let is_lost = stored.terminal.as_deref() == Some(LOST_IN_FLIGHT);

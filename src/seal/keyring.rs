@@ -130,11 +130,6 @@ impl Keyring {
         self.retired.contains(&hint)
     }
 
-    /// Whether there were other keys.
-    pub(crate) fn has_retired(&self) -> bool {
-        !self.retired.is_empty()
-    }
-
     /// A keyring with one random key that lives as long as this process.
     ///
     /// Fine beside a `MemoryStore`. A durable store refuses it: what it seals

@@ -7,8 +7,12 @@ use http::StatusCode;
 use regrant::Issued;
 use regrant::Regrant;
 use regrant::settings::Timings;
+use regrant::store::Claim;
 use regrant::store::RevocationReason;
+use regrant::store::Settlement;
 use regrant::store::Store as _;
+use regrant::store::Upkeep as _;
+use regrant::store::memory::MemoryStore;
 use regrant::store::postgres::PostgresStore;
 use tokio_postgres::Client;
 
@@ -17,6 +21,8 @@ use crate::support::HOUR;
 use crate::support::Lab;
 use crate::support::database::Database;
 use crate::support::database::Outage;
+use crate::support::flaky::FlakyStore;
+use crate::support::flaky::Moment;
 use crate::support::long;
 use crate::support::post;
 use crate::support::refresh;
@@ -372,6 +378,126 @@ async fn while_others_may_bring_it_back_nobody_is_told_that_a_token_is_not_good(
     // Now somebody has.
     assert_eq!(test.asked(&test.regrant, &access).await, StatusCode::OK);
     assert_eq!(refresh(&other, &token).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn while_others_may_bring_it_back_nobody_spends_what_is_spent() {
+    let test = SetBack::start().await;
+    let outage = Outage::before_listener(&test.database).await;
+    let store = test.store.clone().listen_at(&outage.url).unwrap();
+    let timings = Timings::default()
+        .staleness(Duration::ZERO)
+        .provider_timeout(Duration::from_secs(1))
+        .lease(Duration::from_millis(1_500))
+        .wait_budget(Duration::from_secs(2));
+    let builder = test.lab.builder(store).lifetimes(long()).timings(timings);
+    let other = builder.start().await.unwrap();
+    hears(&other, true).await;
+    let access = test.issued.access_token.expose();
+    test.lab.clock.advance(HOUR);
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+
+    outage.begin();
+    hears(&other, false).await;
+    test.forget().await;
+    test.lab.clock.advance(HOUR);
+    for is_heard in [false, true] {
+        if is_heard {
+            outage.end();
+            hears(&other, true).await;
+        }
+        let waited = test.asked(&other, access).await;
+        assert_eq!(waited, StatusCode::SERVICE_UNAVAILABLE, "{is_heard}");
+        assert_eq!(test.lab.provider.counts().calls, 1);
+    }
+
+    // Now somebody has, and goes on from there.
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+    test.lab.clock.advance(HOUR);
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+    assert_eq!(test.lab.provider.counts().calls, 3);
+}
+
+#[tokio::test]
+async fn who_heard_nothing_for_a_while_takes_over_what_was_brought_back_at_a_lower_number() {
+    let test = SetBack::start().await;
+    let outage = Outage::before_listener(&test.database).await;
+    let store = test.store.clone().listen_at(&outage.url).unwrap();
+    let other = strict(&test.lab, store).await;
+    hears(&other, true).await;
+    let access = test.issued.access_token.expose();
+    let last = strict(&test.lab, test.store.clone()).await;
+    for regrant in [&test.regrant, &test.regrant, &last] {
+        test.lab.clock.advance(HOUR);
+        assert_eq!(test.asked(regrant, access).await, StatusCode::OK);
+    }
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+    outage.begin();
+    hears(&other, false).await;
+    test.forget().await;
+    test.lab.clock.advance(HOUR);
+    assert_eq!(test.asked(&last, access).await, StatusCode::OK);
+
+    assert_eq!(test.asked(&other, access).await, StatusCode::OK);
+
+    assert_eq!(test.lab.provider.counts().calls, 4);
+}
+
+#[tokio::test]
+async fn a_rotation_that_the_database_forgets_is_made_again_by_who_repeated_it() {
+    let test = SetBack::start().await;
+    let first = test.issued.refresh_token.expose();
+    let lost = refresh(&test.regrant, first).await;
+    let other = strict(&test.lab, test.store.clone()).await;
+    let repeated = refresh(&other, first).await;
+    let token = repeated.text("refresh_token");
+    assert_eq!(token, lost.text("refresh_token"));
+
+    test.forget().await;
+
+    assert_eq!(refresh(&other, &token).await.status, StatusCode::OK);
+    assert_eq!(test.generation().await, 2);
+}
+
+#[tokio::test]
+async fn a_refresh_whose_answer_was_lost_is_stored_again_too() {
+    let lab = Lab::start().await;
+    let memory = MemoryStore::new();
+    let flaky = FlakyStore::over(memory.clone());
+    let timings = Timings::default().staleness(Duration::ZERO);
+    let builder = lab.builder(flaky.clone()).lifetimes(long());
+    let regrant = builder.timings(timings).start().await.unwrap();
+    let issued = lab.issue(&regrant).await;
+    let grant = memory.grant(issued.grant_id).await.unwrap().unwrap();
+    let id = grant.credentials[0].id;
+    let before = memory.credential(id).await.unwrap().unwrap();
+    let asked = async || {
+        lab.clock.advance(HOUR);
+        let request = post(issued.access_token.expose(), "");
+        send(&lab.gateway(&regrant), request).await.status
+    };
+
+    // The grant is read, its credential twice; then it is claimed, and settled.
+    flaky.fail_call(4, Moment::AfterItsCommit);
+    assert_eq!(asked().await, StatusCode::OK);
+    assert!(regrant.drain(HOUR).await, "it is known to be stored");
+    assert!(!flaky.spare_call());
+    let claimed = memory.claim(id, 1, [1; 16], HOUR).await.unwrap().unwrap();
+    let claim = Claim {
+        id,
+        generation: 1,
+        fence: claimed.fence,
+    };
+    let reason = "forgotten".to_owned();
+    let ended = memory.settle(claim, Settlement::Terminal { reason }).await;
+    assert!(ended.unwrap());
+    assert_eq!(memory.delete_credentials(vec![claim]).await.unwrap(), 1);
+    memory.insert_credential(before).await.unwrap();
+
+    assert_eq!(asked().await, StatusCode::OK);
+    assert_eq!(lab.provider.counts().calls, 2);
 }
 
 async fn hears(regrant: &Regrant, is_heard: bool) {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use http::StatusCode;
 use regrant::Client;
+use regrant::settings::Lifetimes;
 use regrant::store::RotationPolicy;
 use regrant::store::Store as _;
 use regrant::store::memory::MemoryStore;
 use tokio::sync::Barrier;
 
 use super::MINUTE;
+use super::builder;
 use super::leave_k1;
 use super::replica;
 use crate::support::Answer;
@@ -128,6 +130,34 @@ async fn while_the_key_is_being_removed_no_pair_that_was_handed_out_ends_a_login
         let grant = store.grant(issued.grant_id).await.unwrap().unwrap();
         assert_eq!(grant.revoked, None, "{keeps_first}");
     }
+}
+
+#[tokio::test]
+async fn who_cannot_tell_what_became_of_a_pair_in_a_burst_ends_no_login() {
+    let lab = Lab::start().await;
+    let store = MemoryStore::new();
+    let old = replica(&lab, store.clone(), &["k1"]).await;
+    let issued = lab.issue(&old).await;
+    let token = issued.refresh_token.expose();
+    leave_k1(&lab, store.clone()).await;
+    let lifetimes = Lifetimes::default().access(MINUTE).burst_grace(MINUTE);
+    let both = builder(&lab, store.clone(), &["k2", "k1"]).lifetimes(lifetimes);
+    let both = both.start().await.unwrap();
+    let new = replica(&lab, store.clone(), &["k2"]).await;
+    let first = refresh(&both, token).await;
+    let second = refresh(&new, token).await;
+    let next = refresh(&both, &second.text("refresh_token")).await;
+    assert_eq!(next.status, StatusCode::OK);
+
+    // Both were under way when that happened.
+    for late in [token, &first.text("refresh_token")] {
+        let answer = refresh(&both, late).await;
+        assert_eq!(answer.text("error"), "invalid_grant");
+        let grant = store.grant(issued.grant_id).await.unwrap().unwrap();
+        assert_eq!(grant.revoked, None);
+    }
+    let goes_on = refresh(&both, &next.text("refresh_token")).await;
+    assert_eq!(goes_on.status, StatusCode::OK);
 }
 
 #[tokio::test]
