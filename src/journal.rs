@@ -16,6 +16,7 @@
 //!    ended with the database. Who holds such a token is told to come again for
 //!    as long as another process may still bring it.
 
+use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -138,12 +139,7 @@ impl Core {
         &self,
         is_wanted: impl Fn(&Entry) -> bool,
     ) -> Result<bool, StoreError> {
-        // In the order in which they were written.
-        let entries: Vec<Entry> = lock(&self.journal.0)
-            .iter()
-            .filter(|(_, entry)| is_wanted(entry))
-            .map(|(_, entry)| entry.clone())
-            .collect();
+        let entries = self.newest(is_wanted);
         let mut count = 0_u64;
         for entry in entries {
             match self.write_one_again(entry).await {
@@ -163,6 +159,25 @@ impl Core {
             );
         }
         Ok(count > 0)
+    }
+
+    /// In the order in which they were written. Of one credential only the last: what
+    /// was refreshed again is spent, and nobody is to find it in the store.
+    fn newest(&self, is_wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        let mut known = HashSet::new();
+        let mut entries: Vec<Entry> = lock(&self.journal.0)
+            .iter()
+            .rev()
+            .map(|(_, entry)| entry)
+            .filter(|entry| is_wanted(entry))
+            .filter(|entry| match entry {
+                Entry::Refreshed(row) => known.insert(row.id),
+                Entry::Rotated(_) | Entry::Revoked(..) => true,
+            })
+            .cloned()
+            .collect();
+        entries.reverse();
+        entries
     }
 
     async fn write_one_again(&self, entry: Entry) -> Result<bool, StoreError> {

@@ -102,19 +102,14 @@ pub(super) async fn refresh(
         let found = Presented::of(core, &grant, &presented, policy, &request);
         request.was_good |= matches!(found, Presented::Current(_) | Presented::Predecessor(_));
         match found {
-            Presented::Current(presented) => {
+            Presented::Current(ref presented) | Presented::Superseded(ref presented) => {
+                let unless_used = matches!(found, Presented::Superseded(_));
                 let now = core.clock.now();
-                let successor = Successor::of(core, &grant, &presented, form);
-                if let Some(response) = successor.rotate(now, false).await? {
+                let successor = Successor::of(core, &grant, presented, form);
+                if let Some(response) = successor.rotate(now, unless_used).await? {
                     return Ok(response);
                 }
                 request.tried_at = Some(now);
-            }
-            Presented::Superseded(presented) => {
-                let successor = Successor::of(core, &grant, &presented, form);
-                if let Some(response) = successor.rotate(core.clock.now(), true).await? {
-                    return Ok(response);
-                }
             }
             Presented::Predecessor(predecessor) => {
                 if is_worn_out(&grant, policy) {

@@ -140,6 +140,38 @@ async fn a_refresh_that_the_database_forgets_is_stored_again_and_nothing_is_spen
 }
 
 #[tokio::test]
+async fn what_was_refreshed_again_is_never_written_again() {
+    let test = SetBack::start().await;
+    let access = test.issued.access_token.expose();
+    for _ in 0..3 {
+        test.lab.clock.advance(HOUR);
+        assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    }
+    let sql = "CREATE TABLE written (generation bigint);
+               CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                   INSERT INTO written VALUES (NEW.generation); RETURN NEW; END $$;
+               CREATE TRIGGER note AFTER UPDATE OF sealed ON credentials
+               FOR EACH ROW EXECUTE FUNCTION note()";
+    test.client.batch_execute(sql).await.unwrap();
+
+    test.forget().await;
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+    test.lab.clock.advance(HOUR);
+    assert_eq!(test.asked(&test.regrant, access).await, StatusCode::OK);
+
+    // The third refresh in place of what was spent, and then the fourth.
+    let written = test.client.query("SELECT generation FROM written", &[]);
+    let written: Vec<i64> = written
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(written, [1, 2]);
+    assert_eq!(test.lab.provider.counts().calls, 4);
+}
+
+#[tokio::test]
 async fn who_only_read_what_the_database_forgets_goes_by_what_it_has() {
     let test = SetBack::start().await;
     let other = strict(&test.lab, test.store.clone()).await;

@@ -171,17 +171,28 @@ impl Connections {
         Ok(self.rows(sql, parameters).await?.into_iter().next())
     }
 
+    /// The same, and how many attempts it took: what the last one does not find may
+    /// have been done by one before, whose answer was lost.
+    pub(super) async fn row_and_attempts(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<(Option<Row>, u32), StoreError> {
+        let statement = Statement { sql, parameters };
+        let (rows, attempts) = self.attempts(Way::Alone, statement).await?;
+        Ok((rows.into_iter().next(), attempts))
+    }
+
     /// Runs an `INSERT … ON CONFLICT DO NOTHING RETURNING …` of a random id.
     pub(super) async fn insert(
         &self,
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<(), StoreError> {
-        let statement = Statement { sql, parameters };
-        let (rows, attempts) = self.attempts(Way::Alone, statement).await?;
+        let (row, attempts) = self.row_and_attempts(sql, parameters).await?;
         // An id that is taken on a second attempt was taken by the first one,
         // whose answer got lost.
-        if rows.is_empty() && attempts == 1 {
+        if row.is_none() && attempts == 1 {
             return Err(StoreErrorKind::Conflict.into());
         }
         Ok(())

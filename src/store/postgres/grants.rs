@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use tokio_postgres::types::ToSql;
 use tokio_postgres::types::Type;
 
 use super::connection::Connections;
@@ -235,19 +236,27 @@ pub(super) async fn revoke_grant(
     at: SystemTime,
     reason: RevocationReason,
 ) -> Result<bool, StoreError> {
-    let revoked = connections
-        .row(
+    let (row, reason) = (Uuid(*id.as_bytes()), reason.as_str());
+    let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
+        (&row, Type::UUID),
+        (&at, Type::TIMESTAMPTZ),
+        (&reason, Type::TEXT),
+    ];
+    let (mut revoked, attempts) = connections
+        .row_and_attempts(
             "UPDATE grants SET revoked_at = $2, revoked_reason = $3, upstream_due = $2
          WHERE id = $1 AND revoked_at IS NULL
          RETURNING id",
-            &[
-                (&Uuid(*id.as_bytes()), Type::UUID),
-                (&at, Type::TIMESTAMPTZ),
-                (&reason.as_str(), Type::TEXT),
-            ],
+            &parameters,
         )
         .await?;
-    // Also if it had ended: by an attempt whose answer was lost, perhaps.
+    if revoked.is_none() && attempts > 1 {
+        // By the first attempt, perhaps, whose answer was lost.
+        let by_us = "SELECT id FROM grants
+             WHERE id = $1 AND revoked_at = $2 AND revoked_reason = $3";
+        revoked = connections.row(by_us, &parameters).await?;
+    }
+    // Also if it had ended: whoever did may not have come to say so.
     notify::tell(connections, &notify::of_grant(id)).await;
     Ok(revoked.is_some())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use metrics_util::debugging::DebuggingRecorder;
+use regrant::store::RevocationReason;
 use regrant::store::Store as _;
 use regrant::store::StoreErrorKind;
 use regrant::store::postgres::PostgresStore;
@@ -15,6 +16,14 @@ use super::url;
 use crate::support::Lab;
 use crate::support::database::Database;
 
+/// Two hosts and a store that has not connected to any yet. It does not listen: that
+/// would be counted too.
+async fn behind(database: &Database, manners: [Manner; 2]) -> ([Front; 2], PostgresStore) {
+    let fronts = Front::two(database, manners).await;
+    let store = PostgresStore::connect(&url(database, &fronts.each_ref())).unwrap();
+    (fronts, store.without_listener())
+}
+
 #[tokio::test]
 async fn the_second_host_is_used_when_the_first_accepts_and_says_nothing_or_hangs_up() {
     let recorder = DebuggingRecorder::new();
@@ -23,8 +32,7 @@ async fn the_second_host_is_used_when_the_first_accepts_and_says_nothing_or_hang
     let database = Database::create().await;
     let _migrated = database.store().await;
     for manner in [Manner::Frozen, Manner::Resets] {
-        let [bad, good] = Front::two(&database, [manner, Manner::Works]).await;
-        let store = PostgresStore::connect(&url(&database, &[&bad, &good])).unwrap();
+        let ([bad, good], store) = behind(&database, [manner, Manner::Works]).await;
 
         store.keys().await.unwrap();
         assert_eq!((bad.accepted(), good.accepted()), (1, 1), "{manner:?}");
@@ -68,8 +76,7 @@ async fn both_forms_of_a_connection_string_name_several_hosts() {
 async fn callers_that_wait_for_less_than_a_handshake_reach_the_second_host_too() {
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let [bad, good] = Front::two(&database, [Manner::Frozen, Manner::Works]).await;
-    let store = PostgresStore::connect(&url(&database, &[&bad, &good])).unwrap();
+    let ([bad, good], store) = behind(&database, [Manner::Frozen, Manner::Works]).await;
     let store = store.budget(Duration::from_millis(500));
 
     let first = store.keys().await.unwrap_err();
@@ -84,10 +91,7 @@ async fn a_host_that_freezes_in_the_middle_of_traffic_is_left_by_everybody() {
     let lab = Lab::start().await;
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let [first, second] = Front::two(&database, [Manner::Works, Manner::Works]).await;
-    let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
-    // It would be counted too.
-    let store = store.without_listener();
+    let ([first, second], store) = behind(&database, [Manner::Works, Manner::Works]).await;
     let regrant = lab.builder(store.clone()).start().await.unwrap();
     let id = lab.issue(&regrant).await.grant_id;
     // A pool full of idle connections to the first.
@@ -117,8 +121,7 @@ async fn reads_under_way_on_a_host_that_freezes_all_succeed_on_the_other() {
     let lab = Lab::start().await;
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let [first, second] = Front::two(&database, [Manner::Works, Manner::Works]).await;
-    let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
+    let ([first, second], store) = behind(&database, [Manner::Works, Manner::Works]).await;
     let regrant = lab.builder(store.clone()).start().await.unwrap();
     let id = lab.issue(&regrant).await.grant_id;
     for _ in 0..2 {
@@ -145,8 +148,7 @@ async fn the_first_read_to_time_out_lets_all_others_on_its_connection_try_anothe
     let lab = Lab::start().await;
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let [first, second] = Front::two(&database, [Manner::Works, Manner::Works]).await;
-    let store = PostgresStore::connect(&url(&database, &[&first, &second])).unwrap();
+    let ([first, second], store) = behind(&database, [Manner::Works, Manner::Works]).await;
     let regrant = lab.builder(store.clone()).start().await.unwrap();
     let id = lab.issue(&regrant).await.grant_id;
     for _ in 0..2 {
@@ -174,8 +176,7 @@ async fn a_read_with_little_time_left_says_nothing_about_its_host() {
     let database = Database::create().await;
     let _migrated = database.store().await;
     let admin = database.client().await;
-    let [bad, good] = Front::two(&database, [Manner::Frozen, Manner::Works]).await;
-    let store = PostgresStore::connect(&url(&database, &[&bad, &good])).unwrap();
+    let ([bad, good], store) = behind(&database, [Manner::Frozen, Manner::Works]).await;
     // The handshake that comes to nothing takes one second of it.
     let store = store.budget(Duration::from_millis(1_900));
     let id = regrant::GrantId::random().unwrap();
@@ -191,6 +192,36 @@ async fn a_read_with_little_time_left_says_nothing_about_its_host() {
         assert!(store.grant(id).await.unwrap().is_none());
     }
     assert_eq!((bad.accepted(), good.accepted()), (1, 2));
+}
+
+#[tokio::test]
+async fn who_revoked_and_did_not_hear_so_is_told_by_the_next_attempt() {
+    let lab = Lab::start().await;
+    let database = Database::create().await;
+    let _migrated = database.store().await;
+    let admin = database.client().await;
+    let ([first, second], store) = behind(&database, [Manner::Works; 2]).await;
+    let regrant = lab.builder(store.clone()).start().await.unwrap();
+    let id = lab.issue(&regrant).await.grant_id;
+    let lock = "BEGIN; SELECT id FROM grants FOR UPDATE";
+    admin.batch_execute(lock).await.unwrap();
+
+    let (at, reason) = (std::time::UNIX_EPOCH, RevocationReason::Operator);
+    let cut_off = async {
+        let waiting = "SELECT pid FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while admin.query(waiting, &[]).await.unwrap().is_empty() {}
+        first.becomes(Manner::Frozen);
+        // Now it is carried out, and nobody hears of it.
+        admin.batch_execute("COMMIT").await.unwrap();
+    };
+    let (revoked, ()) = tokio::join!(store.revoke_grant(id, at, reason), cut_off);
+
+    assert!(revoked.unwrap());
+    let again = store.revoke_grant(id, at + Duration::from_secs(1), reason);
+    assert!(!again.await.unwrap());
+    let row = store.grant(id).await.unwrap().unwrap();
+    assert_eq!(row.revoked, Some((at, reason)));
 }
 
 #[tokio::test]
