@@ -489,8 +489,8 @@ mod tests {
             let sealed = secrets.seal(keyring, id, "linear", generation).unwrap();
             let row = first(id, "linear", "ada", SystemTime::UNIX_EPOCH);
             Credential {
-                sealed,
                 generation,
+                sealed,
                 ..row
             }
         };
