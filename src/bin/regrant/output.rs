@@ -28,6 +28,12 @@ pub(crate) fn warn(text: &str) {
     eprintln!("regrant: {}", plain(&text.replace('\n', " ")));
 }
 
+/// Says how it was asked the wrong way, in several lines.
+#[expect(clippy::print_stderr, reason = "a program speaks to its user")]
+pub(crate) fn complain(text: &str) {
+    eprintln!("error: {text}");
+}
+
 /// An error and everything that it came from.
 pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |error| (*error).source());
