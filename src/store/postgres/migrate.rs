@@ -15,6 +15,7 @@ use tokio_postgres::types::Type;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::PostgresStore;
+use super::connection::UNLIMITED;
 use super::rows::get;
 use crate::BoxError;
 use crate::store::StoreError;
@@ -129,6 +130,8 @@ impl PostgresStore {
             let (mut client, mut messages) = hosts.connect_raw().await.map_err(failed)?;
             let driver = tokio::spawn(async move { while messages.next().await.is_some() {} });
             let _driver = AbortOnDropHandle::new(driver);
+            let unlimited = client.batch_execute(UNLIMITED).await;
+            unlimited.map_err(|error| failed(error.into()))?;
             runner.run_async(&mut client).await
         } else {
             let mut connection = self.connections.for_migrations().await.map_err(failed)?;
