@@ -82,6 +82,7 @@ impl fmt::Display for Health {
             f.write_str(match kind {
                 StoreErrorKind::Schema => ": the store's schema is not of this version",
                 StoreErrorKind::Unavailable => ": the store does not answer",
+                StoreErrorKind::Denied => ": the store's role lacks a privilege",
                 StoreErrorKind::Conflict | StoreErrorKind::Corrupt => {
                     ": the store's answer cannot be read"
                 }

@@ -150,6 +150,8 @@ pub(crate) enum StoreTrouble {
     Connect,
     /// Others changed the same row.
     Contention,
+    /// The role lacks a privilege.
+    Denied,
     /// Anything that trying again does not help.
     Other,
     /// The connection's prepared statements do not fit any more.
@@ -174,6 +176,7 @@ impl StoreTrouble {
             Self::Busy => "busy",
             Self::Connect => "connect",
             Self::Contention => "contention",
+            Self::Denied => "denied",
             Self::Other => "other",
             Self::Prepared => "prepared",
             Self::ReadOnly => "read_only",

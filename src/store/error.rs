@@ -42,6 +42,10 @@ impl fmt::Display for StoreError {
                 "the store's schema is not the one of this version: run the migrations"
             }
             StoreErrorKind::Corrupt => "a stored row cannot be read",
+            StoreErrorKind::Denied => {
+                "the store's role lacks a privilege: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL \
+                 TABLES IN SCHEMA … to it, and USAGE ON SCHEMA …"
+            }
         })
     }
 }
@@ -66,4 +70,6 @@ pub enum StoreErrorKind {
     Schema,
     /// A row holds what this version cannot read.
     Corrupt,
+    /// Grant the role of the store what it lacks.
+    Denied,
 }

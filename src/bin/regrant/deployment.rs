@@ -20,6 +20,8 @@ use regrant::settings::Retention;
 use regrant::store::Deadlines;
 use regrant::store::postgres::PostgresStore;
 
+use crate::output::causes;
+
 #[derive(Args)]
 pub(crate) struct Database {
     /// Where grants are kept
@@ -133,8 +135,14 @@ impl Deployment {
             .retention(retention.never_sweep())
             .operates(kept)
             .start()
-            .await?;
-        Ok(regrant)
+            .await;
+        regrant.map_err(|error| match error {
+            StartError::Config(error) => Invalid(causes(&error)).into(),
+            error @ (StartError::KeyChanged { .. }
+            | StartError::KeyMissing { .. }
+            | StartError::Store(_)
+            | _) => error.into(),
+        })
     }
 }
 

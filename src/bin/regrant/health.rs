@@ -65,8 +65,8 @@ impl Health {
         if found.look_at_schema(&store).await {
             let started = self
                 .deployment
-                .regrant_on(store, "none", Retention::default());
-            found.look_at_start(started.await).await?;
+                .regrant_on(store.clone(), "none", Retention::default());
+            found.look_at_start(started.await, &store).await?;
         }
         let status = found.status.unwrap_or(HealthStatus::Down);
 
@@ -99,7 +99,13 @@ impl Found {
         let pending = match store.pending_migrations().await {
             Ok(pending) => pending,
             Err(error) if error.kind() == MigrateErrorKind::Failed => {
-                self.database = Some(format!("does not answer: {}", causes(&error)));
+                // Nothing was to be migrated.
+                let cause = error.source().map_or_else(|| error.to_string(), causes);
+                self.database = Some(format!("does not answer: {cause}"));
+                return false;
+            }
+            Err(error) if error.kind() == MigrateErrorKind::Denied => {
+                self.database = Some(causes(&error));
                 return false;
             }
             Err(error) => {
@@ -119,6 +125,7 @@ impl Found {
     async fn look_at_start(
         &mut self,
         started: Result<Regrant, Box<dyn Error>>,
+        store: &PostgresStore,
     ) -> Result<(), Box<dyn Error>> {
         let regrant = match started {
             Ok(regrant) => regrant,
@@ -137,13 +144,15 @@ impl Found {
         };
         self.keys = Some("all that are in use are here".to_owned());
         let health = settled(&regrant).await;
-        self.listener = Some(
-            match health.listener {
-                Some(true) => "hears",
-                Some(false) | None => "hears nothing: is the address that of a pooler?",
-            }
-            .to_owned(),
-        );
+        self.listener = Some(if health.listener == Some(true) {
+            "hears".to_owned()
+        } else if let Err(error) = store.try_listening().await {
+            // The store is spoken to through the other address, maybe with success.
+            let cause = error.source().map_or_else(|| error.to_string(), causes);
+            format!("hears nothing: DATABASE_LISTEN_URL: {cause}")
+        } else {
+            "hears nothing: is the address that of a pooler?".to_owned()
+        });
         if health.store.is_some() {
             self.database = Some(health.to_string());
         }

@@ -74,9 +74,12 @@ impl Issue {
     pub(crate) async fn run(self) -> Outcome {
         let mut stdin = Lines::default();
         let access_token = stdin
-            .secret(self.access_token, self.access_token_file.as_deref())?
+            .secret(self.access_token, self.access_token_file.as_deref())
+            .map_err(|error| format!("--access-token-file: {error}"))?
             .ok_or("--access-token or --access-token-file is required")?;
-        let refresh_token = stdin.secret(self.refresh_token, self.refresh_token_file.as_deref())?;
+        let refresh_token = stdin
+            .secret(self.refresh_token, self.refresh_token_file.as_deref())
+            .map_err(|error| format!("--refresh-token-file: {error}"))?;
 
         let subject = match self.subject {
             Some(subject) => subject,
@@ -138,7 +141,8 @@ impl Lines {
         let text = if file == Path::new("-") {
             self.next()?
         } else {
-            std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?
+            // Its name is not said: it may be the token itself.
+            std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"))?
         };
         Ok(Some(text.trim().to_owned()))
     }

@@ -8,7 +8,7 @@ use regrant::store::StoreError;
 #[derive(Args)]
 pub(crate) struct Extent {
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = limit)]
     pub(crate) limit: u32,
     /// Print JSON
     #[arg(long)]
@@ -49,6 +49,12 @@ pub(crate) async fn collect<T, Id: Copy>(
 
 /// Rows that are looked at in one statement.
 pub(crate) const PAGE: u32 = 1_000;
+
+/// clap's own repeats the number.
+fn limit(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|&number| number > 0);
+    number.ok_or_else(|| format!("must be a number from 1 to {}", u32::MAX))
+}
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@ mod keys;
 mod listing;
 mod migrate;
 mod output;
+mod refusal;
 mod sweep;
 
 use std::error::Error;
@@ -65,7 +66,11 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return refusal::explain(&error),
+    };
+    let done = match command {
         Command::Migrate(migrate) => migrate.run().await,
         Command::Issue(issue) => issue.run().await,
         Command::Grants(grants) => grants.run().await,

@@ -28,6 +28,12 @@ pub(crate) fn warn(text: &str) {
     eprintln!("regrant: {}", plain(&text.replace('\n', " ")));
 }
 
+/// Says how it was asked the wrong way, in several lines.
+#[expect(clippy::print_stderr, reason = "a program speaks to its user")]
+pub(crate) fn complain(text: &str) {
+    eprintln!("error: {text}");
+}
+
 /// An error and everything that it came from.
 pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |error| (*error).source());
@@ -99,11 +105,30 @@ pub(crate) fn rough(time: Duration) -> String {
     }
 }
 
-/// Marks of direction and the like: they reorder what is shown.
+/// What is not seen, by which two texts look alike, and marks of direction, which
+/// reorder what is shown: those of `Default_Ignorable_Code_Point` in Unicode 16
+/// (DerivedCoreProperties.txt), which has all of `Bidi_Control`, and the separators
+/// of lines and paragraphs.
 fn is_invisible(letter: char) -> bool {
     matches!(
         letter,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fff8}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
     )
 }
 
@@ -116,6 +141,36 @@ mod tests {
         assert_eq!(plain("ada\u{1b}[2J\nroot"), "ada\\u{1b}[2J\\nroot");
         assert_eq!(plain("a\u{202e}b"), "a\\u{202e}b");
         assert_eq!(plain("Ада ✓"), "Ада ✓");
+    }
+
+    #[test]
+    fn what_is_not_seen_is_escaped() {
+        for letter in [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{1160}',
+            '\u{17b5}',
+            '\u{180e}',
+            '\u{200e}',
+            '\u{2066}',
+            '\u{206f}',
+            '\u{2029}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{ffa0}',
+            '\u{fff8}',
+            '\u{1bca0}',
+            '\u{1d173}',
+            '\u{e0000}',
+            '\u{e0041}',
+            '\u{e0fff}',
+        ] {
+            let shown = plain(&format!("a{letter}b"));
+            assert_eq!(shown, format!("a{}b", letter.escape_unicode()));
+        }
+        assert_eq!(plain("한글 ffi é"), "한글 ffi é");
     }
 
     #[test]

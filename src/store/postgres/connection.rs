@@ -155,10 +155,7 @@ impl Connections {
         // Not given back to the pool: a migration may leave a connection in any
         // state.
         let connection = Object::take(connection);
-        // A migration may take its time, whatever is set for statements.
-        connection
-            .batch_execute("SET statement_timeout = 0")
-            .await?;
+        connection.batch_execute(UNLIMITED).await?;
         Ok(connection)
     }
 
@@ -455,6 +452,8 @@ impl fmt::Display for Given {
 
 impl Error for Given {}
 
+/// A migration may take its time, whatever is set for statements.
+pub(super) const UNLIMITED: &str = "SET statement_timeout = 0";
 const DEFAULT_BUDGET: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(25);

@@ -126,7 +126,9 @@ impl Split {
     fn of_url(url: &str) -> Self {
         let mut split = Self::default();
         // A password may hold a question mark.
-        let (credentials, after) = url.split_once('@').unwrap_or(("", url));
+        let credentials = url.split_once('@').filter(|(before, _)| !has_query(before));
+        let has_credentials = credentials.is_some();
+        let (credentials, after) = credentials.unwrap_or(("", url));
         let Some((place, query)) = after.split_once('?') else {
             url.clone_into(&mut split.rest);
             return split;
@@ -138,11 +140,13 @@ impl Split {
                 !split.takes(&percent_decoded(name), || percent_decoded(value))
             })
             .collect();
-        let kept = kept.join("&");
-        let at = if credentials.is_empty() && !url.starts_with('@') {
-            ""
-        } else {
+        let mut kept = kept.join("&");
+        let at = if has_credentials {
             "@"
+        } else {
+            // tokio-postgres takes all before any `@` for credentials.
+            kept = kept.replace('@', "%40");
+            ""
         };
         split.rest = format!("{credentials}{at}{place}?{kept}");
         split
@@ -179,6 +183,15 @@ impl Split {
 
 fn is_url(text: &str) -> bool {
     URL_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+}
+
+/// Whether a part of a URL has come to its query, as `//host/name?option=` has.
+fn has_query(part: &str) -> bool {
+    let place = part.split_once("//").and_then(|(_, it)| it.split_once('/'));
+    let query = place.and_then(|(_host, it)| it.split_once('?'));
+    let name = query.and_then(|(_name, it)| it.split_once('='));
+    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    name.is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(is_letter))
 }
 
 /// Whether it holds the end of a password: errors name hosts, and resolvers are
@@ -280,6 +293,36 @@ mod tests {
             assert_eq!(config.get_user(), Some("u"));
             assert_eq!(config.get_password(), Some(&b"p??"[..]));
             assert!(!parsed.has_target);
+        }
+    }
+
+    #[test]
+    fn an_at_sign_in_the_options_is_no_end_of_credentials() {
+        for (text, user, host) in [
+            (
+                "postgres:///x?user=a@b&host=db&sslmode=disable",
+                "a@b",
+                "db",
+            ),
+            ("postgres://db:5/x?sslmode=disable&user=a@b", "a@b", "db"),
+            (
+                "postgres://db/x?password=p@q&user=a%40b&sslmode=disable",
+                "a@b",
+                "db",
+            ),
+            (
+                "postgres://u:p/q@db/x?application_name=a@b&sslmode=disable",
+                "u",
+                "db",
+            ),
+            ("postgres://u:p/?q@db/x?sslmode=disable", "u", "db"),
+        ] {
+            let parsed = ConnectionString::parse(text).unwrap();
+            assert_eq!(parsed.tls.mode, TlsMode::Disable, "{text}");
+            assert_eq!(parsed.config.get_user(), Some(user), "{text}");
+            let hosts = parsed.config.get_hosts();
+            assert_eq!(hosts, [Host::Tcp(host.to_owned())], "{text}");
+            assert_eq!(parsed.config.get_dbname(), Some("x"), "{text}");
         }
     }
 

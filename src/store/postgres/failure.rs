@@ -61,7 +61,7 @@ impl Failure {
 /// without one.
 fn classify(code: Option<&str>, is_prepared: bool) -> (StoreErrorKind, StoreTrouble, Connection) {
     use Connection::{Discard, Keep, Lose};
-    use StoreErrorKind::{Corrupt, Schema, Unavailable};
+    use StoreErrorKind::{Corrupt, Denied, Schema, Unavailable};
 
     let Some(code) = code else {
         return (Unavailable, StoreTrouble::Broken, Discard);
@@ -73,6 +73,7 @@ fn classify(code: Option<&str>, is_prepared: bool) -> (StoreErrorKind, StoreTrou
         // The server ended it in order, so it works: `statement_timeout` and
         // `lock_timeout`.
         ("57014" | "55P03", _) => (Unavailable, StoreTrouble::Timeout, Keep),
+        (INSUFFICIENT_PRIVILEGE, _) => (Denied, StoreTrouble::Denied, Keep),
         ("42P01" | "42703", _) => (Schema, StoreTrouble::Schema, Keep),
         // The table changed under the statement, or a pooler gave us a server
         // that does not know it, or knows it already.
@@ -87,6 +88,8 @@ fn classify(code: Option<&str>, is_prepared: bool) -> (StoreErrorKind, StoreTrou
         _ => (Corrupt, StoreTrouble::Other, Keep),
     }
 }
+
+pub(super) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 #[cfg(test)]
 mod tests {
@@ -119,9 +122,10 @@ mod tests {
                 StoreErrorKind::Schema,
                 Connection::Keep,
             ),
+            (&["42501"], StoreErrorKind::Denied, Connection::Keep),
             (
                 &[
-                    "23505", "22001", "28000", "42501", "58030", "XX000", "57000", "0A000", "",
+                    "23505", "22001", "28000", "58030", "XX000", "57000", "0A000", "",
                 ],
                 StoreErrorKind::Corrupt,
                 Connection::Keep,

@@ -20,6 +20,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::AsyncMessage;
+use tokio_postgres::Client;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connections;
@@ -81,11 +82,11 @@ impl Listener {
     /// Until it is known that nothing can be heard any more.
     async fn listen(&self, changes: &mpsc::Sender<Change>) -> Result<Infallible, BoxError> {
         let mut moves = self.connections.moves();
-        let (client, messages) = self.hosts.connect_raw().await?;
-        let (heard, mut said) = mpsc::unbounded_channel();
-        let _reader = AbortOnDropHandle::new(tokio::spawn(read(messages, heard)));
-        let listen = format!("LISTEN {}", notify::CHANNEL);
-        tokio::time::timeout(PATIENCE, client.batch_execute(&listen)).await??;
+        let Ear {
+            client: _client,
+            mut said,
+            reader: _reader,
+        } = connect(&self.hosts).await?;
 
         let mut probe: Option<Probe> = None;
         let mut next_probe_at = Instant::now();
@@ -132,6 +133,26 @@ impl Listener {
             due_at: Instant::now() + PATIENCE,
         })
     }
+}
+
+/// A connection that was told to listen; ends when dropped.
+pub(super) struct Ear {
+    client: Client,
+    said: mpsc::UnboundedReceiver<String>,
+    reader: AbortOnDropHandle<()>,
+}
+
+pub(super) async fn connect(hosts: &Hosts) -> Result<Ear, BoxError> {
+    let (client, messages) = hosts.connect_raw().await?;
+    let (heard, said) = mpsc::unbounded_channel();
+    let reader = AbortOnDropHandle::new(tokio::spawn(read(messages, heard)));
+    let listen = format!("LISTEN {}", notify::CHANNEL);
+    tokio::time::timeout(PATIENCE, client.batch_execute(&listen)).await??;
+    Ok(Ear {
+        client,
+        said,
+        reader,
+    })
 }
 
 /// Something that was said, and by when it should be heard.

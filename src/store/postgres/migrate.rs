@@ -15,6 +15,8 @@ use tokio_postgres::types::Type;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::PostgresStore;
+use super::connection::UNLIMITED;
+use super::failure::INSUFFICIENT_PRIVILEGE;
 use super::rows::get;
 use crate::BoxError;
 use crate::store::StoreError;
@@ -52,7 +54,7 @@ impl PostgresStore {
             // one of them wins, and the others collide with what it made; on
             // the next look it is simply there. No lock is needed, so none can
             // leak through a pooler.
-            if attempt == ATTEMPTS {
+            if attempt == ATTEMPTS || error.kind() == MigrateErrorKind::Denied {
                 // What nobody can mend by trying again says what it is.
                 self.pending_migrations().await?;
                 return Err(error);
@@ -83,13 +85,14 @@ impl PostgresStore {
     ///
     /// [`MigrateErrorKind::Unknown`] if the database holds migrations that this
     /// version does not know, [`MigrateErrorKind::Changed`] if it holds others
-    /// under their names, [`MigrateErrorKind::Failed`] if it cannot be asked.
+    /// under their names, [`MigrateErrorKind::Denied`] if its role may not read
+    /// them, [`MigrateErrorKind::Failed`] if it cannot be asked.
     pub async fn pending_migrations(&self) -> Result<Vec<String>, MigrateError> {
         let known = migrations::migrations::runner();
         let applied = self
             .applied()
             .await
-            .map_err(|error| MigrateError::new(MigrateErrorKind::Failed, error))?;
+            .map_err(|error| MigrateError::failed(error.into()))?;
         compare(known.get_migrations(), &applied)
     }
 
@@ -123,12 +126,14 @@ impl PostgresStore {
     }
 
     async fn run_migrations(&self) -> Result<(), MigrateError> {
-        let failed = |error: BoxError| MigrateError::new(MigrateErrorKind::Failed, error);
+        let failed = MigrateError::failed;
         let runner = migrations::migrations::runner();
         let ran = if let Some(hosts) = &self.listens_at {
             let (mut client, mut messages) = hosts.connect_raw().await.map_err(failed)?;
             let driver = tokio::spawn(async move { while messages.next().await.is_some() {} });
             let _driver = AbortOnDropHandle::new(driver);
+            let unlimited = client.batch_execute(UNLIMITED).await;
+            unlimited.map_err(|error| failed(error.into()))?;
             runner.run_async(&mut client).await
         } else {
             let mut connection = self.connections.for_migrations().await.map_err(failed)?;
@@ -185,6 +190,23 @@ impl MigrateError {
         }
     }
 
+    /// By what the database answered, if it did.
+    fn failed(error: BoxError) -> Self {
+        let first: &(dyn Error + 'static) = &*error;
+        let is_denied =
+            std::iter::successors(Some(first), |error| (*error).source()).any(|error| {
+                let error = error.downcast_ref::<tokio_postgres::Error>();
+                let code = error.and_then(tokio_postgres::Error::code);
+                code.is_some_and(|code| code.code() == INSUFFICIENT_PRIVILEGE)
+            });
+        let kind = if is_denied {
+            MigrateErrorKind::Denied
+        } else {
+            MigrateErrorKind::Failed
+        };
+        Self::new(kind, error)
+    }
+
     /// What is in the way.
     pub fn kind(&self) -> MigrateErrorKind {
         self.kind
@@ -194,6 +216,11 @@ impl MigrateError {
 impl fmt::Display for MigrateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
+            MigrateErrorKind::Denied => {
+                "the database answers, but the role lacks a privilege: migrate as the owner of \
+                 the tables, with CREATE on their schema, and GRANT SELECT on all of them to \
+                 whom else asks what is pending"
+            }
             MigrateErrorKind::Failed => "the database could not be migrated",
             MigrateErrorKind::Unknown => {
                 "the database has migrations that this version does not know: use the version \
@@ -220,6 +247,8 @@ impl Error for MigrateError {
 pub enum MigrateErrorKind {
     /// It holds other migrations under the names of these.
     Changed,
+    /// The role may not read or change it.
+    Denied,
     /// It cannot be reached, or refused.
     Failed,
     /// Its tables could not be distributed over workers.

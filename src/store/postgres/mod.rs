@@ -156,6 +156,36 @@ impl PostgresStore {
         Ok(self)
     }
 
+    /// Whether the database that it [listens at](Self::listen_at) can be connected
+    /// to, and takes `LISTEN`; nothing if it does not listen. A pooler takes it and
+    /// delivers nothing: whether anything is heard, [`Regrant::health`] says.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use regrant::store::postgres::PostgresStore;
+    ///
+    /// let store = PostgresStore::connect("postgres://regrant@pooler.internal/regrant")?
+    ///     .listen_at("postgres://regrant@db.internal/regrant")?;
+    /// store.try_listening().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Unavailable`](super::StoreErrorKind::Unavailable), with the
+    /// host and what it said; no password.
+    ///
+    /// [`Regrant::health`]: crate::Regrant::health
+    pub async fn try_listening(&self) -> Result<(), StoreError> {
+        let Some(hosts) = &self.listens_at else {
+            return Ok(());
+        };
+        let listening = listen::connect(hosts).await;
+        listening
+            .map(drop)
+            .map_err(|error| StoreError::new(super::StoreErrorKind::Unavailable, error))
+    }
+
     /// Does not listen: what ends on other replicas is noticed within the
     /// staleness bound.
     #[must_use]

@@ -59,3 +59,70 @@ async fn what_is_missing_is_named_and_fails() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("this version does not know"), "{text}");
 }
+
+#[tokio::test]
+async fn a_role_that_lacks_a_privilege_is_told_from_a_database_that_does_not_answer() {
+    let desk = Desk::new().await;
+    let url = desk.database.direct.as_str();
+    let role = format!("r_{}", regrant::GrantId::random().unwrap());
+    let client = desk.database.client().await;
+    let sql = format!("CREATE ROLE {role} LOGIN");
+    client.batch_execute(&sql).await.unwrap();
+    let theirs = url.replacen("regrant@", &format!("{role}@"), 1);
+    assert!(theirs.contains(&role));
+    let variables = [("DATABASE_URL", theirs.as_str()), ("REGRANT_KEYS", KEYS)];
+
+    let mut said = Vec::new();
+    for sql in [
+        "SELECT".to_owned(),
+        format!("GRANT SELECT ON refinery_schema_history TO {role}"),
+    ] {
+        client.batch_execute(&sql).await.unwrap();
+        let output = regrant(&["health", "--json"], &variables, "").await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        said.push(found["database"].as_str().unwrap().to_owned());
+    }
+    let listed = regrant(&["grants", "list"], &variables, "").await;
+    said.push(String::from_utf8(listed.stderr).unwrap());
+    let migrated = regrant(&["migrate", "--check"], &variables, "").await;
+    assert!(migrated.status.success(), "{migrated:?}");
+    client
+        .batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+        .await
+        .unwrap();
+
+    for text in &said {
+        for want in ["lacks a privilege", "GRANT SELECT", "permission denied for"] {
+            assert!(text.contains(want), "{said:?}");
+        }
+        for not in ["does not answer", "cannot be read", "could not be migrated"] {
+            assert!(!text.contains(not), "{said:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_cannot_connect_says_why_and_no_password() {
+    let desk = Desk::new().await;
+    let url = desk.database.url.as_str();
+    let (_server, name) = url.rsplit_once('/').unwrap();
+    let listen_at = (desk.database.direct)
+        .replacen(name, "there_is_none", 1)
+        .replacen("regrant@", "regrant:canary@", 1);
+    let variables = [
+        ("DATABASE_URL", url),
+        ("DATABASE_LISTEN_URL", &*listen_at),
+        ("REGRANT_KEYS", KEYS),
+    ];
+    let output = regrant(&["health", "--json"], &variables, "").await;
+    let said = String::from_utf8([output.stdout.clone(), output.stderr].concat()).unwrap();
+    assert!(!said.contains("canary"), "{said}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let listener = found["listener"].as_str().unwrap();
+    for want in ["hears nothing", "DATABASE_LISTEN_URL", "there_is_none"] {
+        assert!(listener.contains(want), "{listener}");
+    }
+    assert!(!listener.contains("pooler"), "{listener}");
+    assert_eq!(found["status"], "ready", "{found}");
+}

@@ -105,6 +105,37 @@ async fn a_database_that_does_not_answer_is_no_old_schema() {
     );
 }
 
+#[tokio::test]
+async fn no_time_limit_of_a_session_holds_for_migrations() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    client.batch_execute(NO_LIMIT).await.unwrap();
+    let limited = format!("{}?options=-c%20statement_timeout%3D9s", database.direct);
+    let migrated = [("DATABASE_URL", limited.as_str())];
+    let listening = [
+        ("DATABASE_URL", database.url.as_str()),
+        ("DATABASE_LISTEN_URL", &*limited),
+    ];
+    for variables in [&listening[..], &migrated] {
+        let output = crate::support::process::regrant(&["migrate"], variables, "").await;
+        assert!(output.status.success(), "{output:?}");
+        let sql = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
+        client.batch_execute(sql).await.unwrap();
+    }
+}
+
+/// Refuses every change of the schema that might be cut off.
+const NO_LIMIT: &str = "
+CREATE SCHEMA watch;
+CREATE FUNCTION watch.limits() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('statement_timeout') <> '0' AND tg_tag = 'CREATE TABLE' THEN
+        RAISE 'a statement may take %', current_setting('statement_timeout');
+    END IF;
+END $$;
+CREATE EVENT TRIGGER limits ON ddl_command_start EXECUTE FUNCTION watch.limits();
+";
+
 async fn tables(client: &Client) -> i64 {
     let sql = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";
     client.query_one(sql, &[]).await.unwrap().get(0)

@@ -105,3 +105,18 @@ async fn gateway(desk: &Desk, lifetime: Duration) {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn settings_that_no_gateway_takes_are_asking_the_wrong_way() {
+    let desk = Desk::new().await;
+    gateway(&desk, DAY).await;
+    for arguments in [
+        &["sweep", "--tombstones", "0"][..],
+        &["sweep", "--refresh-idle-ttl", "0"],
+        &["health", "--access-token-ttl", "0"],
+    ] {
+        let output = desk.run(arguments).await;
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains("must"), "{output:?}");
+    }
+}
