@@ -10,8 +10,10 @@ use crate::builder::RegrantBuilder;
 use crate::endpoint::Endpoints;
 use crate::error::ConfigError;
 use crate::id::GrantId;
+#[cfg(any(test, feature = "test-util"))]
 use crate::keep_alive;
 use crate::layer::RefreshLayer;
+#[cfg(any(test, feature = "test-util"))]
 use crate::revocation;
 use crate::seal::Keyring;
 use crate::state::Core;

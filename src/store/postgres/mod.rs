@@ -87,6 +87,7 @@ use super::Rotation;
 use super::Settlement;
 use super::Store;
 use super::StoreError;
+use super::StoreErrorKind;
 use super::Upkeep;
 use crate::error::ConfigError;
 use crate::id::CredentialId;
@@ -172,7 +173,7 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Unavailable`](super::StoreErrorKind::Unavailable), with the
+    /// [`StoreErrorKind::Unavailable`], with the
     /// host and what it said; no password.
     ///
     /// [`Regrant::health`]: crate::Regrant::health
@@ -183,7 +184,7 @@ impl PostgresStore {
         let listening = listen::connect(hosts).await;
         listening
             .map(drop)
-            .map_err(|error| StoreError::new(super::StoreErrorKind::Unavailable, error))
+            .map_err(|error| StoreError::new(StoreErrorKind::Unavailable, error))
     }
 
     /// Does not listen: what ends on other replicas is noticed within the

@@ -76,7 +76,7 @@ async fn both_forms_of_a_connection_string_name_several_hosts() {
 async fn callers_that_wait_for_less_than_a_handshake_reach_the_second_host_too() {
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let ([bad, good], store) = behind(&database, [Manner::Frozen, Manner::Works]).await;
+    let ([_bad, _good], store) = behind(&database, [Manner::Frozen, Manner::Works]).await;
     let store = store.budget(Duration::from_millis(500));
 
     let first = store.keys().await.unwrap_err();
@@ -148,7 +148,7 @@ async fn the_first_read_to_time_out_lets_all_others_on_its_connection_try_anothe
     let lab = Lab::start().await;
     let database = Database::create().await;
     let _migrated = database.store().await;
-    let ([first, second], store) = behind(&database, [Manner::Works, Manner::Works]).await;
+    let ([first, _second], store) = behind(&database, [Manner::Works, Manner::Works]).await;
     let regrant = lab.builder(store.clone()).start().await.unwrap();
     let id = lab.issue(&regrant).await.grant_id;
     for _ in 0..2 {
@@ -200,7 +200,7 @@ async fn who_revoked_and_did_not_hear_so_is_told_by_the_next_attempt() {
     let database = Database::create().await;
     let _migrated = database.store().await;
     let admin = database.client().await;
-    let ([first, second], store) = behind(&database, [Manner::Works; 2]).await;
+    let ([first, _second], store) = behind(&database, [Manner::Works; 2]).await;
     let regrant = lab.builder(store.clone()).start().await.unwrap();
     let id = lab.issue(&regrant).await.grant_id;
     let lock = "BEGIN; SELECT id FROM grants FOR UPDATE";
