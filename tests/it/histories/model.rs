@@ -128,7 +128,12 @@ impl Grant {
             Policy::Strict => false,
             Policy::Sticky => true,
         };
-        if generation + 1 == self.generation && is_issued && is_in_time {
+        if generation + 1 == self.generation && is_in_time {
+            // What became of a token that nobody issued is not to be found here,
+            // as with one that a replica rotated under a key that is not here.
+            if !is_issued {
+                return Outcome::InvalidGrant;
+            }
             self.used_at = now;
             // What has expired would be of no use.
             let until = if now < self.access_until {
